@@ -1,0 +1,80 @@
+"""Masks as tensors: from decoded pixels to soft, hard, united and semantic masks, and how they are drawn on a photo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The DIGSEG_MASKS type: one soft mask per frame and prompt.
+
+    soft: [B,K,H,W] float32 in [0,1], frame by frame, within a frame prompt by prompt. names: K labels. image: the
+    photo [B,H,W,3] in [0,1]. threshold: the checkpoint's τ. spread: [B,K,H,W] float32 in [0, 0.5], the standard
+    deviation of the ensemble members' masks, or None for an ensemble of one.
+    """
+
+    soft: Tensor
+    names: tuple[str, ...]
+    image: Tensor
+    threshold: float = 0.5
+    spread: Tensor | None = None
+
+    def select(self, indices: list[int]) -> Masks:
+        """The same frames with only the prompts at `indices`, in that order."""
+        spread = None if self.spread is None else self.spread[:, indices]
+        return replace(self, soft=self.soft[:, indices], names=tuple(self.names[i] for i in indices), spread=spread)
+
+
+def soft_mask(decoded: Tensor) -> Tensor:
+    """Mean over the three channels of D(z_s), mapped from [-1,1] to [0,1] and clamped (3.7): [N,3,H,W] → [N,H,W]."""
+    return (decoded.float().mean(1) * 0.5 + 0.5).clamp(0.0, 1.0)
+
+
+def harden(soft: Tensor, threshold: float = 0.5) -> Tensor:
+    """Exactly 0 or 1: 1 where soft > threshold (3.7). Any shape, float32."""
+    return (soft > threshold).float()
+
+
+def union(soft: Tensor) -> Tensor:
+    """One mask for all prompts: per-pixel maximum over K. [B,K,H,W] → [B,H,W]; zeros for K = 0."""
+    return soft.amax(1) if soft.shape[1] else soft.new_zeros(soft.shape[0], *soft.shape[2:])
+
+
+def semantic_map(soft: Tensor, thresholds: Tensor) -> Tensor:
+    """Class ids by per-pixel arg-max over the prompts (3.1): [B,K,H,W] → [B,H,W] int64, 0 background, k+1 for prompt k.
+
+    thresholds: [K] in [0,1]; a class competes only where its soft mask is above its own τ.
+    """
+    allowed = soft > thresholds.to(soft).view(1, -1, 1, 1)
+    best, index = torch.where(allowed, soft, soft.new_full((), -1.0)).max(1)
+    return torch.where(best >= 0, index + 1, 0)
+
+
+def coverage(mask: Tensor) -> Tensor:
+    """Share of pixels set, in [0,1]: mean over the last two axes."""
+    return mask.float().mean((-2, -1))
+
+
+def outline(hard: Tensor, width: int = 1) -> Tensor:
+    """The inner contour of hard masks [N,H,W], `width` pixels wide: 1 on the contour, else 0."""
+    padded = F.pad(1.0 - hard.unsqueeze(1), (width,) * 4, mode="replicate")
+    return hard * F.max_pool2d(padded, 2 * width + 1, stride=1).squeeze(1)
+
+
+def overlay(image: Tensor, hard: Tensor, colours: Tensor, opacity: float = 0.55) -> Tensor:
+    """Masks painted over a photo: tinted inside, with a solid contour, the rest slightly dimmed where nothing is.
+
+    image [B,H,W,3] in [0,1]; hard [B,K,H,W] in {0,1}; colours [K,3] in [0,1]. Returns [B,H,W,3] in [0,1].
+    """
+    out = image.clone()
+    width = max(1, round(min(image.shape[1:3]) / 256))
+    for k, colour in enumerate(colours.to(image)):
+        inside = hard[:, k].unsqueeze(-1)  # [B,H,W,1]
+        out = out + inside * opacity * (colour - out)
+        out = out + outline(hard[:, k], width).unsqueeze(-1) * (colour - out)
+    return out.clamp(0.0, 1.0)

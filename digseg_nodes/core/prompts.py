@@ -1,0 +1,45 @@
+"""Text prompts: one class a line, `name: synonym, synonym`, taken literally."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One class: its name (the label of its mask) and every wording that asks for it, the name first."""
+
+    name: str
+    wordings: tuple[str, ...]
+
+
+def parse_prompts(text: str) -> list[Prompt]:
+    """One prompt per non-empty line. A colon followed by a space (or ending the line) separates the name from synonyms.
+
+    `10:30` or `(left)` are literal. Raises ValueError when nothing is left, or when a name comes twice.
+    """
+    prompts: list[Prompt] = []
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        prompt = _parse_line(line, number)
+        if prompt.name in lines:
+            raise ValueError(f"The class {prompt.name!r} is named twice, on lines {lines[prompt.name]} and {number}. "
+                             "Give every class one line; put synonyms behind a colon.")
+        lines[prompt.name] = number
+        prompts.append(prompt)
+    if not prompts:
+        raise ValueError("The text is empty. Type what to select, one thing a line, for example: red circle")
+    return prompts
+
+
+def _parse_line(line: str, number: int) -> Prompt:
+    name, *rest = re.split(r":\s+|:$", line.strip(), maxsplit=1)
+    name = " ".join(name.split())
+    synonyms = [" ".join(s.split()) for s in rest[0].split(",")] if rest else []
+    if not name:
+        raise ValueError(f"Line {number} ({line.strip()!r}) has no name before the colon. Write: name: synonym, synonym")
+    wordings = dict.fromkeys([name, *(s for s in synonyms if s)])
+    return Prompt(name, tuple(wordings))
