@@ -1,0 +1,398 @@
+"""The only module that touches ComfyUI's internals: model building, loading, text, sampling, VAE, progress, folders.
+
+Everything is tested by feature, never by version number, so that the same code runs on old and new hosts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import comfy.clip_model
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor
+
+from .core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
+from .core.ddim import ddim_sample
+from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
+from .core.unet_layout import HOST_GROUPS, UnsupportedUNet, head_counts, host_layout
+
+FOLDER = "digseg"
+LATENT_SCALE = 0.18215
+STOCK_SIGMA_MAX = 4519.0
+"""Sigma at a zero-terminal-SNR end for the host's own samplers, its own constant: 1e6 would break Euler in fp32."""
+CPU_CHUNK, GPU_CHUNK = 1, 32
+"""U-Net items per call at most. One on a CPU: no slower there, and masks come out bit-identical however many are asked for."""
+WEIGHT_DTYPES = {"default": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
+                 "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+
+mm = comfy.model_management
+
+
+def register_folders(bundled: Path) -> None:
+    """Make ComfyUI/models/digseg (where users put checkpoints) and the pack's bundled models one list."""
+    own = Path(folder_paths.models_dir) / FOLDER
+    own.mkdir(parents=True, exist_ok=True)
+    for folder in (own, bundled):
+        folder_paths.add_model_folder_path(FOLDER, str(folder))
+    paths, _ = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors"})
+
+
+def checkpoint_names() -> list[str]:
+    """Names for a loader's list: every .safetensors of the digseg folders, then every diffusers folder in them."""
+    names = list(folder_paths.get_filename_list(FOLDER))
+    for root in folder_paths.get_folder_paths(FOLDER):
+        names += sorted(p.parent.name for p in Path(root).glob("*/model_index.json"))
+    return list(dict.fromkeys(names))
+
+
+def checkpoint_path(name: str) -> Path:
+    """The file or diffusers folder behind a name of `checkpoint_names`; CheckpointError when it is gone."""
+    file = folder_paths.get_full_path(FOLDER, name)
+    if file is not None:
+        return Path(file)
+    roots = folder_paths.get_folder_paths(FOLDER)
+    for root in roots:
+        if (Path(root) / name / "model_index.json").is_file():
+            return Path(root) / name
+    raise CheckpointError(f"There is no checkpoint {name!r}. Put it into {roots[0]} and press R to refresh the list; "
+                          f"found there now: {', '.join(checkpoint_names()) or 'nothing'}.")
+
+
+def open_named(name: str, in_channels: int = 8) -> Checkpoint:
+    """Open a checkpoint of the digseg folders by its name in the list; only headers are read."""
+    return open_checkpoint(checkpoint_path(name), in_channels)
+
+
+class _ImageFirstUNet(UNetModel):
+    """The host concatenates [noisy, image], checkpoints are [image, noisy] (Marigold's order): swap activations, not weights."""
+
+    def _forward(self, x, *args, **kwargs):
+        half = x.shape[1] // 2
+        return super()._forward(torch.cat([x[:, half:], x[:, :half]], dim=1), *args, **kwargs)  # [N,4+4,h,w]
+
+
+class _HostConfig(comfy.supported_models_base.BASE):
+    """A host model config that takes our layout as it is, without the guesses made for plain Stable Diffusion."""
+
+    latent_format = comfy.latent_formats.SD15
+    unet_extra_config = {}  # noqa: RUF012 (the host reads a class attribute)
+    memory_usage_factor = 1.0
+
+
+class DiGSegModel(comfy.model_base.BaseModel):
+    """The denoiser f_θ as a ComfyUI model; `digseg_config` is its checkpoint's CheckpointConfig."""
+
+    def __init__(self, host_config, config: CheckpointConfig):
+        kinds = comfy.model_base.ModelType
+        kind = kinds.V_PREDICTION if config.prediction_type == "v_prediction" else kinds.EPS
+        segments = config.unet["in_channels"] == 8
+        super().__init__(host_config, kind, device=None, unet_model=_ImageFirstUNet if segments else UNetModel)
+        self.digseg_config = config
+        self.concat_keys = ("concat_image",) if segments else ()
+        sigmas = sigmas_of(alphas_cumprod(config.scheduler)).clamp(max=STOCK_SIGMA_MAX)
+        self.model_sampling.set_sigmas(sigmas)
+
+    def concat_cond(self, **kwargs):
+        """The image latent beside the noise; missing or of another size it would be silently zero or resized, so it raises."""
+        if not self.concat_keys:
+            return None
+        latent, noise = kwargs.get("concat_latent_image"), kwargs["noise"]
+        if latent is None:
+            raise ValueError("This DiGSeg model was sampled without an image. Put DiGSeg Conditioning before the sampler, "
+                             "or use DiGSeg Sampler.")
+        if latent.shape[-2:] != noise.shape[-2:]:
+            raise ValueError(f"The image latent is {tuple(latent.shape[-2:])}, the sampled latent {tuple(noise.shape[-2:])} "
+                             "(height, width). Sample the LATENT that DiGSeg Conditioning returns.")
+        return super().concat_cond(**{k: v for k, v in kwargs.items() if k not in ("denoise_mask", "concat_mask")})
+
+
+def load_model(checkpoint: Checkpoint, weight_dtype: str = "default"):
+    """The checkpoint's U-Net as a ComfyUI MODEL. weight_dtype: a key of WEIGHT_DTYPES."""
+    config = checkpoint.config
+    try:
+        layout, uneven_heads = host_layout(config.unet)
+    except UnsupportedUNet as error:
+        raise CheckpointError(f"{checkpoint.path.name} has a U-Net that ComfyUI cannot run: {error}") from error
+    weights = _native_unet(checkpoint.state_dict("unet", _read), layout, checkpoint.path.name)
+    host_config = _HostConfig(layout)
+    _choose_dtype(host_config, weights, WEIGHT_DTYPES[weight_dtype])
+    model = DiGSegModel(host_config, config)
+    if uneven_heads:
+        _set_heads(model.diffusion_model, layout, head_counts(config.unet))
+    offload = mm.unet_offload_device()
+    model.to(offload)
+    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    patcher = patcher_class(model, load_device=mm.get_torch_device(), offload_device=offload)
+    _load_weights(model, patcher, weights, checkpoint.path.name)
+    return patcher
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    return comfy.utils.load_torch_file(path, safe_load=True)
+
+
+def _native_unet(weights: dict[str, Tensor], layout: dict, name: str) -> dict[str, Tensor]:
+    """diffusers tensor names → the host's. Nothing may be left over."""
+    names = comfy.utils.unet_to_diffusers(layout)
+    left = sorted(set(weights) - set(names))
+    if left:
+        raise CheckpointError(f"{name}: {len(left)} U-Net tensors do not fit its config, for example {left[0]}. "
+                              "The file is damaged or was edited; export it again.")
+    return {native: weights[key] for key, native in names.items() if key in weights}
+
+
+def _choose_dtype(host_config: _HostConfig, weights: dict[str, Tensor], wanted: torch.dtype | None) -> None:
+    """Storage and compute dtypes, by the host's own rules and flags unless a storage dtype is wanted."""
+    supported = list(host_config.supported_inference_dtypes)
+    device = mm.get_torch_device()
+    dtype = wanted or mm.unet_dtype(device=device, model_params=comfy.utils.calculate_parameters(weights),
+                                    supported_dtypes=supported, weight_dtype=comfy.utils.weight_dtype(weights))
+    host_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, supported))
+
+
+def _load_weights(model: DiGSegModel, patcher, weights: dict[str, Tensor], name: str) -> None:
+    expected = set(model.diffusion_model.state_dict())
+    if expected != set(weights):
+        missing = sorted(expected - set(weights))
+        raise CheckpointError(f"{name} lacks {len(missing)} of {len(expected)} U-Net tensors, for example "
+                              f"{missing[0] if missing else '(none)'}. Download or export it again.")
+    extra = {}
+    if "assign" in inspect.signature(model.load_model_weights).parameters and hasattr(patcher, "is_dynamic"):
+        extra["assign"] = patcher.is_dynamic()
+    model.load_model_weights(weights, "", **extra)
+
+
+def _set_heads(unet: UNetModel, layout: dict, heads: list[int]) -> None:
+    """Heads that differ per level in count and in width: the host's constructor has no words for them, so set them here."""
+    per_block = {}
+    for key, native in comfy.utils.unet_to_diffusers(layout).items():
+        if ".transformer_blocks." in key:
+            side, index = key.split(".")[:2]
+            level = -1 if side == "mid_block" else int(index) if side == "down_blocks" else len(heads) - 1 - int(index)
+            words = native.split(".")
+            per_block[".".join(words[:words.index("transformer_blocks") + 2])] = heads[level]
+    for name, block in unet.named_modules():
+        if isinstance(block, BasicTransformerBlock):
+            width = block.attn1.to_q.weight.shape[1]
+            for part in (block.attn1, block.attn2):
+                part.heads, part.dim_head = per_block[name], width // per_block[name]
+            block.n_heads, block.d_head = per_block[name], width // per_block[name]
+
+
+def config_of(model) -> CheckpointConfig:
+    """The checkpoint config of a MODEL made by a DiGSeg loader; a clear error for any other MODEL."""
+    config = getattr(model.model, "digseg_config", None)
+    if config is None or config.unet["in_channels"] != 8:
+        raise ValueError(f"This MODEL ({type(model.model).__name__}) paints pictures, it cannot segment. Connect the MODEL "
+                         "of Load DiGSeg Checkpoint or Load DiGSeg U-Net.")
+    return config
+
+
+def load_clip(checkpoint: Checkpoint):
+    """The checkpoint's CLIP text encoder as a ComfyUI CLIP; text in it is literal, textual-inversion files are not looked up."""
+    config = checkpoint.config.text_encoder
+    if config is None:
+        raise CheckpointError(_lacks(checkpoint, "text encoder (CLIP)"))
+    weights = {k if k.startswith(("text_model.", "text_projection.")) else f"text_model.{k}": v
+               for k, v in checkpoint.state_dict("text_encoder", _read).items() if not k.endswith("position_ids")}
+    # The host stores text encoders in fp16 even on a CPU, where nothing is gained by rounding an fp32 file.
+    options = {"dtype": comfy.utils.weight_dtype(weights)} if mm.is_device_cpu(mm.text_encoder_device()) else {}
+    arguments = {"target": _clip_target(config), "embedding_directory": None, "model_options": options,
+                 "parameters": comfy.utils.calculate_parameters(weights)}
+    if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
+        return comfy.sd.CLIP(**arguments, state_dict=[weights])
+    clip = comfy.sd.CLIP(**arguments)
+    missing, unexpected = clip.load_sd(weights)
+    missing = [k for k in missing if "text_projection" not in k]
+    if missing or unexpected:
+        raise CheckpointError(f"{checkpoint.path.name}: the text encoder lacks {missing[:3]} and has unknown {unexpected[:3]}.")
+    return clip
+
+
+def _clip_target(config: dict):
+    """Host classes for a transformers CLIPTextModel config: SD 1.x (quick_gelu, padded with the end token) or 2.x (gelu, 0)."""
+    second = config.get("hidden_act") == "gelu"
+    tokens = {"start": 49406, "end": 49407, "pad": 0 if second else 49407}
+    json_config = {**config, "eos_token_id": tokens["end"]}
+
+    class Encoder(comfy.sd1_clip.SDClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            super().__init__(device=device, dtype=dtype, model_options=model_options or {}, layer="last",
+                             textmodel_json_config=dict(json_config), special_tokens=tokens, return_projected_pooled=False)
+
+    class Model(comfy.sd1_clip.SD1ClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            super().__init__(device=device, dtype=dtype, model_options=model_options or {},
+                             clip_name="h" if second else "l", clip_model=Encoder)
+
+    class Words(comfy.sd1_clip.SDTokenizer):
+        def __init__(self, embedding_directory=None, tokenizer_data=None):
+            super().__init__(pad_with_end=not second, embedding_directory=embedding_directory,
+                             embedding_size=config["hidden_size"], embedding_key="clip_h" if second else "clip_l")
+
+    class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
+        def __init__(self, embedding_directory=None, tokenizer_data=None):
+            super().__init__(embedding_directory=embedding_directory, clip_name="h" if second else "l", tokenizer=Words)
+
+    return comfy.supported_models_base.ClipTarget(Tokenizer, Model)
+
+
+def load_vae(checkpoint: Checkpoint):
+    """The checkpoint's VAE as a ComfyUI VAE, in fp16 or fp32 (never bf16 unless the host is told so: it flips mask pixels)."""
+    config = checkpoint.config.vae
+    if config is None:
+        raise CheckpointError(_lacks(checkpoint, "VAE"))
+    dtype = mm.vae_dtype(mm.vae_device(), [torch.float16, torch.float32])
+    vae = comfy.sd.VAE(sd=checkpoint.state_dict("vae", _read), config=_vae_layout(config, checkpoint.path.name), dtype=dtype)
+    return vae
+
+
+def _vae_layout(config: dict, name: str) -> dict | None:
+    """The host's VAE config; None means the ordinary Stable Diffusion VAE, which the host knows."""
+    channels = list(config["block_out_channels"])
+    if config.get("norm_num_groups", HOST_GROUPS) != HOST_GROUPS or len(channels) != 4:
+        raise CheckpointError(f"{name} has a VAE with {config.get('norm_num_groups')} norm groups and {len(channels)} levels; "
+                              f"ComfyUI's has {HOST_GROUPS} and 4.")
+    if abs(config.get("scaling_factor", LATENT_SCALE) - LATENT_SCALE) > 1e-6:
+        raise CheckpointError(f"{name} has a VAE with scaling factor {config['scaling_factor']}; Stable Diffusion 1.x and "
+                              f"2.x have {LATENT_SCALE}, the only one supported.")
+    layers = config.get("layers_per_block", 2)
+    if channels == [128, 256, 512, 512] and layers == 2:
+        return None
+    ddconfig = {"double_z": True, "z_channels": config["latent_channels"], "resolution": 256, "in_channels": 3, "out_ch": 3,
+                "ch": channels[0], "ch_mult": [c // channels[0] for c in channels], "num_res_blocks": layers,
+                "attn_resolutions": [], "dropout": 0.0}
+    return {"params": {"ddconfig": ddconfig, "embed_dim": config["latent_channels"]}}
+
+
+def _lacks(checkpoint: Checkpoint, part: str) -> str:
+    return (f"{checkpoint.path.name} holds no {part}, only: {', '.join(checkpoint.components)}. Load it with Load DiGSeg U-Net, "
+            "and take CLIP and VAE from the Stable Diffusion checkpoint it was trained from (Load Checkpoint).")
+
+
+def encode_text(clip, text: str) -> Tensor:
+    """c of one wording, taken literally (no weights in brackets): [1,77,D] float32. Longer texts are cut at 77 tokens."""
+    tokens = clip.tokenize(text, disable_weights=True)
+    return clip.encode_from_tokens(tokens)[:, :77].float()
+
+
+def encode_image(vae, pixels: Tensor) -> Tensor:
+    """E(x) before scaling: pixels [B,3,H,W] in [0,1], sides multiples of 8 → latents [B,4,H/8,W/8] float32."""
+    return _finite(vae.encode(pixels.movedim(1, -1)).float(), "image latent", "VAE")
+
+
+def decode(vae, latents: Tensor) -> Tensor:
+    """D(z) unclamped: unscaled latents [N,4,h,w] → pixels [N,3,8h,8w] in about [-1,1], float32 on the CPU.
+
+    Halves the batch when memory runs out, and tiles when even one item does not fit.
+    """
+    need = vae.memory_used_decode(latents.shape, vae.vae_dtype)
+    mm.load_models_gpu([vae.patcher], memory_required=need)
+
+    def run(batch: Tensor) -> Tensor:
+        return vae.first_stage_model.decode(batch.to(vae.device, vae.vae_dtype)).float().cpu()
+
+    def run_tiled(batch: Tensor) -> Tensor:
+        return comfy.utils.tiled_scale(batch, run, 64, 64, 16, upscale_amount=8, output_device=torch.device("cpu"))
+
+    return _finite(_halving(run, latents, run_tiled), "decoded mask", "VAE")
+
+
+def _halving(run: Callable[[Tensor], Tensor], batch: Tensor, last_resort: Callable[[Tensor], Tensor]) -> Tensor:
+    try:
+        return run(batch)
+    except Exception as error:
+        if not _is_oom(error):
+            raise
+    mm.soft_empty_cache()
+    if len(batch) == 1:
+        return last_resort(batch)
+    half = len(batch) // 2
+    return torch.cat([_halving(run, part, last_resort) for part in (batch[:half], batch[half:])])
+
+
+def _is_oom(error: Exception) -> bool:
+    check = getattr(mm, "is_oom", None)
+    return check(error) if check else isinstance(error, mm.OOM_EXCEPTION)
+
+
+def _finite(tensor: Tensor, what: str, part: str) -> Tensor:
+    if not torch.isfinite(tensor).all():
+        raise RuntimeError(f"The {what} holds NaN or infinite values: the {part} overflows in this precision. Start ComfyUI "
+                           f"with --fp32-{'vae' if part == 'VAE' else 'unet'}, or choose weight_dtype fp32.")
+    return tensor
+
+
+def chunk_size(model, latent_size: tuple[int, int]) -> int:
+    """How many items [1,4,h,w] one U-Net call may take in the memory that is free now."""
+    if mm.is_device_cpu(model.load_device):
+        return CPU_CHUNK
+    free = getattr(model, "get_free_memory", mm.get_free_memory)(model.load_device)
+    each = max(1, model.model.memory_required([1, 4, *latent_size]))
+    return int(max(1, min(GPU_CHUNK, 0.7 * max(0, free - model.model_size()) // each)))
+
+
+def conditioning(text: Tensor, image_latents: Tensor) -> list:
+    """CONDITIONING for the host's samplers: text [N,77,D] and unscaled image latents [N,4,h,w], item by item."""
+    return [[text, {"concat_latent_image": image_latents}]]
+
+
+def sample(model, text: Tensor, image_latents: Tensor, noise: Tensor, schedule: DDIMSchedule,
+           on_step: Callable[[int, Tensor], None] | None = None) -> Tensor:
+    """One batch of mask latents through the host's model management with exact DDIM.
+
+    text [N,77,D]; image_latents [N,4,h,w] unscaled; noise [N,4,h,w] of unit variance (or zeros). on_step(i, x0) gets the
+    unscaled x0 estimate. Returns unscaled z_s [N,4,h,w] float32, on the host's intermediate device.
+    """
+
+    def ddim(model_fn, x, sigmas, extra_args=None, callback=None, disable=None):
+        ones = x.new_ones([x.shape[0]])
+        start = x / (1.0 + float(schedule.sigmas[0]) ** 2) ** 0.5  # the host scaled unit noise by sqrt(1 + sigma^2)
+        return ddim_sample(lambda y, sigma: model_fn(y, ones * sigma, **(extra_args or {})), start, schedule,
+                           lambda i, x0, y: callback({"i": i, "denoised": x0, "x": y, "sigma": sigmas[i]}))
+
+    def report(i, x0, _x, _total):
+        if on_step is not None:
+            on_step(i, x0 / LATENT_SCALE)
+
+    sigmas = torch.cat([schedule.sigmas, schedule.prev_sigmas[-1:]]).float()
+    positive = conditioning(text, image_latents)
+    latents = comfy.sample.sample_custom(model, noise, 1.0, comfy.samplers.KSAMPLER(ddim), sigmas, positive, positive,
+                                         torch.zeros_like(noise), callback=report, disable_pbar=True, seed=0)
+    return _finite(latents.float(), "mask latent", "U-Net")
+
+
+def release_memory() -> None:
+    """Give cached device memory back after an out-of-memory error."""
+    mm.soft_empty_cache()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception is the device running out of memory."""
+    return _is_oom(error)
+
+
+def progress_bar(total: int):
+    """The host's progress bar of the running node: `.update_absolute(value, total, preview)`; raises when interrupted."""
+    return comfy.utils.ProgressBar(total)
+
+
+def check_interrupted() -> None:
+    """Raise the host's interrupt exception when the user pressed Cancel."""
+    mm.throw_exception_if_processing_interrupted()
