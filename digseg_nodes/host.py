@@ -36,7 +36,7 @@ LATENT_SCALE = 0.18215
 STOCK_SIGMA_MAX = 4519.0
 """Sigma at a zero-terminal-SNR end for the host's own samplers, its own constant: 1e6 would break Euler in fp32."""
 CPU_CHUNK, GPU_CHUNK = 1, 32
-"""U-Net items per call at most. One on a CPU: no slower there, and masks come out bit-identical however many are asked for."""
+"""U-Net items per call at most. One on a CPU: no slower there, and a mask is bit-identical however many are asked."""
 WEIGHT_DTYPES = {"default": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
                  "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
 
@@ -80,7 +80,10 @@ def open_named(name: str, in_channels: int = 8) -> Checkpoint:
 
 
 class _ImageFirstUNet(UNetModel):
-    """The host concatenates [noisy, image], checkpoints are [image, noisy] (Marigold's order): swap activations, not weights."""
+    """The host concatenates [noisy, image], checkpoints are [image, noisy] (Marigold's order).
+
+    The activations are swapped and not the weights, so that weights stay as published and LoRAs on conv_in stay right.
+    """
 
     def _forward(self, x, *args, **kwargs):
         half = x.shape[1] // 2
@@ -109,16 +112,16 @@ class DiGSegModel(comfy.model_base.BaseModel):
         self.model_sampling.set_sigmas(sigmas)
 
     def concat_cond(self, **kwargs):
-        """The image latent beside the noise; missing or of another size it would be silently zero or resized, so it raises."""
+        """The image latent beside the noise; if it is missing or of another size, the host would go on silently."""
         if not self.concat_keys:
             return None
         latent, noise = kwargs.get("concat_latent_image"), kwargs["noise"]
         if latent is None:
-            raise ValueError("This DiGSeg model was sampled without an image. Put DiGSeg Conditioning before the sampler, "
-                             "or use DiGSeg Sampler.")
+            raise ValueError("This DiGSeg model was sampled without an image. Put DiGSeg Conditioning before the "
+                             "sampler, or use DiGSeg Sampler.")
         if latent.shape[-2:] != noise.shape[-2:]:
-            raise ValueError(f"The image latent is {tuple(latent.shape[-2:])}, the sampled latent {tuple(noise.shape[-2:])} "
-                             "(height, width). Sample the LATENT that DiGSeg Conditioning returns.")
+            raise ValueError(f"The image latent is {tuple(latent.shape[-2:])}, the sampled latent "
+                             f"{tuple(noise.shape[-2:])} (height, width). Sample the LATENT of DiGSeg Conditioning.")
         return super().concat_cond(**{k: v for k, v in kwargs.items() if k not in ("denoise_mask", "concat_mask")})
 
 
@@ -179,7 +182,7 @@ def _load_weights(model: DiGSegModel, patcher, weights: dict[str, Tensor], name:
 
 
 def _set_heads(unet: UNetModel, layout: dict, heads: list[int]) -> None:
-    """Heads that differ per level in count and in width: the host's constructor has no words for them, so set them here."""
+    """Heads that differ per level in count and in width: the host's constructor has no words for them."""
     per_block = {}
     for key, native in comfy.utils.unet_to_diffusers(layout).items():
         if ".transformer_blocks." in key:
@@ -199,13 +202,13 @@ def config_of(model) -> CheckpointConfig:
     """The checkpoint config of a MODEL made by a DiGSeg loader; a clear error for any other MODEL."""
     config = getattr(model.model, "digseg_config", None)
     if config is None or config.unet["in_channels"] != 8:
-        raise ValueError(f"This MODEL ({type(model.model).__name__}) paints pictures, it cannot segment. Connect the MODEL "
-                         "of Load DiGSeg Checkpoint or Load DiGSeg U-Net.")
+        raise ValueError(f"This MODEL ({type(model.model).__name__}) paints pictures, it cannot segment. Connect the "
+                         "MODEL of Load DiGSeg Checkpoint or Load DiGSeg U-Net.")
     return config
 
 
 def load_clip(checkpoint: Checkpoint):
-    """The checkpoint's CLIP text encoder as a ComfyUI CLIP; text in it is literal, textual-inversion files are not looked up."""
+    """The checkpoint's CLIP text encoder as a ComfyUI CLIP; textual-inversion files are not looked up."""
     config = checkpoint.config.text_encoder
     if config is None:
         raise CheckpointError(_lacks(checkpoint, "text encoder (CLIP)"))
@@ -221,12 +224,13 @@ def load_clip(checkpoint: Checkpoint):
     missing, unexpected = clip.load_sd(weights)
     missing = [k for k in missing if "text_projection" not in k]
     if missing or unexpected:
-        raise CheckpointError(f"{checkpoint.path.name}: the text encoder lacks {missing[:3]} and has unknown {unexpected[:3]}.")
+        raise CheckpointError(f"{checkpoint.path.name}: the text encoder lacks {missing[:3]} and has unknown "
+                              f"{unexpected[:3]}. The file is damaged or was edited; export it again.")
     return clip
 
 
 def _clip_target(config: dict):
-    """Host classes for a transformers CLIPTextModel config: SD 1.x (quick_gelu, padded with the end token) or 2.x (gelu, 0)."""
+    """Host classes for a CLIPTextModel config: SD 1.x (quick_gelu, padded with the end token) or 2.x (gelu, with 0)."""
     second = config.get("hidden_act") == "gelu"
     tokens = {"start": 49406, "end": 49407, "pad": 0 if second else 49407}
     json_config = {**config, "eos_token_id": tokens["end"]}
@@ -234,7 +238,8 @@ def _clip_target(config: dict):
     class Encoder(comfy.sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
             super().__init__(device=device, dtype=dtype, model_options=model_options or {}, layer="last",
-                             textmodel_json_config=dict(json_config), special_tokens=tokens, return_projected_pooled=False)
+                             textmodel_json_config=dict(json_config), special_tokens=tokens,
+                             return_projected_pooled=False)
 
     class Model(comfy.sd1_clip.SD1ClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
@@ -248,46 +253,49 @@ def _clip_target(config: dict):
 
     class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
         def __init__(self, embedding_directory=None, tokenizer_data=None):
-            super().__init__(embedding_directory=embedding_directory, clip_name="h" if second else "l", tokenizer=Words)
+            super().__init__(embedding_directory=embedding_directory, clip_name="h" if second else "l",
+                             tokenizer=Words)
 
     return comfy.supported_models_base.ClipTarget(Tokenizer, Model)
 
 
 def load_vae(checkpoint: Checkpoint):
-    """The checkpoint's VAE as a ComfyUI VAE, in fp16 or fp32 (never bf16 unless the host is told so: it flips mask pixels)."""
+    """The checkpoint's VAE as a ComfyUI VAE, in fp16 or fp32 (bf16 only by the host's flag: it flips pixels)."""
     config = checkpoint.config.vae
     if config is None:
         raise CheckpointError(_lacks(checkpoint, "VAE"))
     dtype = mm.vae_dtype(mm.vae_device(), [torch.float16, torch.float32])
-    vae = comfy.sd.VAE(sd=checkpoint.state_dict("vae", _read), config=_vae_layout(config, checkpoint.path.name), dtype=dtype)
-    return vae
+    return comfy.sd.VAE(sd=checkpoint.state_dict("vae", _read), config=_vae_layout(config, checkpoint.path.name),
+                        dtype=dtype)
 
 
 def _vae_layout(config: dict, name: str) -> dict | None:
     """The host's VAE config; None means the ordinary Stable Diffusion VAE, which the host knows."""
     channels = list(config["block_out_channels"])
     if config.get("norm_num_groups", HOST_GROUPS) != HOST_GROUPS or len(channels) != 4:
-        raise CheckpointError(f"{name} has a VAE with {config.get('norm_num_groups')} norm groups and {len(channels)} levels; "
-                              f"ComfyUI's has {HOST_GROUPS} and 4.")
+        raise CheckpointError(f"{name} has a VAE with {config.get('norm_num_groups')} norm groups and {len(channels)} "
+                              f"levels; ComfyUI's has {HOST_GROUPS} and 4.")
     if abs(config.get("scaling_factor", LATENT_SCALE) - LATENT_SCALE) > 1e-6:
-        raise CheckpointError(f"{name} has a VAE with scaling factor {config['scaling_factor']}; Stable Diffusion 1.x and "
-                              f"2.x have {LATENT_SCALE}, the only one supported.")
+        raise CheckpointError(f"{name} has a VAE with scaling factor {config['scaling_factor']}; Stable Diffusion 1.x "
+                              f"and 2.x have {LATENT_SCALE}, the only one supported.")
     layers = config.get("layers_per_block", 2)
     if channels == [128, 256, 512, 512] and layers == 2:
         return None
-    ddconfig = {"double_z": True, "z_channels": config["latent_channels"], "resolution": 256, "in_channels": 3, "out_ch": 3,
-                "ch": channels[0], "ch_mult": [c // channels[0] for c in channels], "num_res_blocks": layers,
-                "attn_resolutions": [], "dropout": 0.0}
+    ddconfig = {"double_z": True, "z_channels": config["latent_channels"], "resolution": 256, "in_channels": 3,
+                "out_ch": 3, "ch": channels[0], "ch_mult": [c // channels[0] for c in channels],
+                "num_res_blocks": layers, "attn_resolutions": [], "dropout": 0.0}
     return {"params": {"ddconfig": ddconfig, "embed_dim": config["latent_channels"]}}
 
 
 def _lacks(checkpoint: Checkpoint, part: str) -> str:
-    return (f"{checkpoint.path.name} holds no {part}, only: {', '.join(checkpoint.components)}. Load it with Load DiGSeg U-Net, "
-            "and take CLIP and VAE from the Stable Diffusion checkpoint it was trained from (Load Checkpoint).")
+    return (f"{checkpoint.path.name} holds no {part}, only: {', '.join(checkpoint.components)}. Load it with "
+            "Load DiGSeg U-Net, and take CLIP and VAE from the Stable Diffusion checkpoint it was trained from (node Load "
+            "Checkpoint).")
+
 
 
 def encode_text(clip, text: str) -> Tensor:
-    """c of one wording, taken literally (no weights in brackets): [1,77,D] float32. Longer texts are cut at 77 tokens."""
+    """c of one wording, taken literally (no weights in brackets): [1,77,D] float32. Longer texts are cut."""
     tokens = clip.tokenize(text, disable_weights=True)
     return clip.encode_from_tokens(tokens)[:, :77].float()
 
@@ -334,8 +342,8 @@ def _is_oom(error: Exception) -> bool:
 
 def _finite(tensor: Tensor, what: str, part: str) -> Tensor:
     if not torch.isfinite(tensor).all():
-        raise RuntimeError(f"The {what} holds NaN or infinite values: the {part} overflows in this precision. Start ComfyUI "
-                           f"with --fp32-{'vae' if part == 'VAE' else 'unet'}, or choose weight_dtype fp32.")
+        raise RuntimeError(f"The {what} holds NaN or infinite values: the {part} overflows in this precision. Start "
+                           f"ComfyUI with --fp32-{'vae' if part == 'VAE' else 'unet'}, or choose weight_dtype fp32.")
     return tensor
 
 
@@ -348,6 +356,14 @@ def chunk_size(model, latent_size: tuple[int, int]) -> int:
     return int(max(1, min(GPU_CHUNK, 0.7 * max(0, free - model.model_size()) // each)))
 
 
+def decode_chunk_size(vae, latent_size: tuple[int, int]) -> int:
+    """How many mask latents [1,4,h,w] one VAE decode may take in the memory that is free now."""
+    if mm.is_device_cpu(vae.device):
+        return CPU_CHUNK
+    each = max(1, vae.memory_used_decode((1, 4, *latent_size), vae.vae_dtype))
+    return int(max(1, min(GPU_CHUNK, 0.7 * mm.get_free_memory(vae.device) // each)))
+
+
 def conditioning(text: Tensor, image_latents: Tensor) -> list:
     """CONDITIONING for the host's samplers: text [N,77,D] and unscaled image latents [N,4,h,w], item by item."""
     return [[text, {"concat_latent_image": image_latents}]]
@@ -357,8 +373,8 @@ def sample(model, text: Tensor, image_latents: Tensor, noise: Tensor, schedule: 
            on_step: Callable[[int, Tensor], None] | None = None) -> Tensor:
     """One batch of mask latents through the host's model management with exact DDIM.
 
-    text [N,77,D]; image_latents [N,4,h,w] unscaled; noise [N,4,h,w] of unit variance (or zeros). on_step(i, x0) gets the
-    unscaled x0 estimate. Returns unscaled z_s [N,4,h,w] float32, on the host's intermediate device.
+    text [N,77,D]; image_latents [N,4,h,w] unscaled; noise [N,4,h,w] of unit variance (or zeros). on_step(i, x0) gets
+    the unscaled x0 estimate. Returns unscaled z_s [N,4,h,w] float32, on the host's intermediate device.
     """
 
     def ddim(model_fn, x, sigmas, extra_args=None, callback=None, disable=None):
@@ -389,7 +405,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def progress_bar(total: int):
-    """The host's progress bar of the running node: `.update_absolute(value, total, preview)`; raises when interrupted."""
+    """The host's progress bar of the running node: `.update_absolute(value, total, preview)`."""
     return comfy.utils.ProgressBar(total)
 
 

@@ -93,7 +93,7 @@ class Checkpoint:
         return tuple(self.parts)
 
     def state_dict(self, component: str, read: Callable[[str], dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
-        """Tensors of one component under their diffusers / transformers names; `read` loads a whole file (default: lazily)."""
+        """Tensors of one component in diffusers / transformers names; `read` loads a whole file (default: lazily)."""
         if component not in self.parts:
             raise CheckpointError(f"{self.path.name} has no {component.replace('_', ' ')} (it has: "
                                   f"{', '.join(self.components)}). Take it from your Stable Diffusion checkpoint.")
@@ -121,7 +121,8 @@ def save_checkpoint(path: str | os.PathLike, components: dict[str, dict[str, Ten
     """
     unknown = set(components) - set(COMPONENTS)
     if unknown or not components.get("unet"):
-        raise CheckpointError(f"A checkpoint holds {', '.join(COMPONENTS)} and at least the unet; got {sorted(components)}.")
+        raise CheckpointError(f"A checkpoint holds {', '.join(COMPONENTS)} and at least the unet; "
+                              f"got {sorted(components)}.")
     tensors = {f"{c}.{k}": v.detach().cpu().contiguous() for c, sd in components.items() for k, v in sd.items()}
     metadata = {"digseg.format": str(FORMAT), "digseg.config": config.to_json(),
                 **_modelspec(config, title, description, license)}
@@ -140,7 +141,7 @@ def save_checkpoint(path: str | os.PathLike, components: dict[str, dict[str, Ten
 
 def _modelspec(config: CheckpointConfig, title: str, description: str, license: str) -> dict[str, str]:
     wide = config.unet.get("cross_attention_dim")
-    base = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2", 2048: "stable-diffusion-xl-v1-base"}.get(wide, "tiny")
+    base = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}.get(wide, "tiny")
     return {"modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": f"{base}/digseg",
             "modelspec.implementation": "diffusers", "modelspec.title": title, "modelspec.description": description,
             "modelspec.date": date.today().isoformat(), "modelspec.license": license,
@@ -165,7 +166,8 @@ def open_checkpoint(path: str | os.PathLike, in_channels: int = 8) -> Checkpoint
 
 
 def _wrong_channels(path: Path, found: int, expected: int) -> str:
-    kinds = {4: "a plain text-to-image model", 8: "a DiGSeg-shaped model (image + mask latents)", 9: "an inpainting model"}
+    kinds = {4: "a plain text-to-image model", 8: "a DiGSeg-shaped model (image + mask latents)",
+             9: "an inpainting model"}
     advice = ("Fine-tune it first (python train/finetune.py), or choose a DiGSeg checkpoint." if expected == 8 else
               "Choose the text-to-image base it was made from.")
     return (f"{path.name} has a U-Net with {found} input channels: {kinds.get(found, 'an unknown kind of model')}. "
@@ -176,7 +178,8 @@ def _open_file(path: Path) -> Checkpoint:
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata, keys = f.metadata() or {}, list(f.keys())
-            shapes = {k: tuple(f.get_slice(k).get_shape()) for k in keys} if "digseg.format" not in metadata else {}
+            ours = "digseg.format" in metadata
+            shapes = {} if ours else {k: tuple(f.get_slice(k).get_shape()) for k in keys}
     except Exception as error:
         raise CheckpointError(describe_not_safetensors(path, error)) from error
     if "digseg.format" not in metadata:
@@ -192,8 +195,8 @@ def _open_file(path: Path) -> Checkpoint:
 def _open_folder(path: Path) -> Checkpoint:
     """A diffusers folder as Marigold and cocogold publish it; how its masks are drawn is not recorded there."""
     if not (path / "unet" / "config.json").is_file():
-        raise CheckpointError(f"{path} is a folder without unet/config.json. A diffusers folder holds model_index.json, "
-                              "unet/, vae/, text_encoder/ and scheduler/.")
+        raise CheckpointError(f"{path} is a folder without unet/config.json. A diffusers folder holds "
+                              "model_index.json, unet/, vae/, text_encoder/ and scheduler/.")
     configs = {c: _folder_config(path / c) for c in ("unet", "vae", "text_encoder")}
     scheduler = path / "scheduler" / "scheduler_config.json"
     if not scheduler.is_file():
@@ -213,9 +216,10 @@ def _weight_files(folder: Path) -> list[Path]:
     """The safetensors of one diffusers sub-folder: full precision before variants, sharded files in one list."""
     for stem in ("diffusion_pytorch_model", "model"):
         for variant in ("", ".fp16", ".bf16"):
-            for index in (folder / f"{stem}.safetensors.index{variant}.json", folder / f"{stem}{variant}.safetensors.index.json"):
-                if index.is_file():
-                    return [folder / n for n in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+            for name in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
+                if (folder / name).is_file():
+                    shards = json.loads((folder / name).read_text("utf-8"))["weight_map"].values()
+                    return [folder / n for n in sorted(set(shards))]
             if (folder / f"{stem}{variant}.safetensors").is_file():
                 return [folder / f"{stem}{variant}.safetensors"]
     raise CheckpointError(f"{folder} holds a config.json but no .safetensors weights (pickles are never opened). "

@@ -14,8 +14,10 @@ Callback = Callable[[int, Tensor, Tensor], None]
 
 
 def initial_noise(seed: int, member: int, shape: tuple[int, ...], kind: str = "gaussian") -> Tensor:
-    """z_T of one ensemble member, CPU float32 of `shape` (3.7): depends on seed and member alone, so that a mask never
-    depends on which other prompts, frames or members were asked for. kind: `gaussian`, or `zero` for one-step checkpoints.
+    """z_T of one ensemble member, CPU float32 of `shape` (3.7).
+
+    Depends on seed and member alone, so that a mask never depends on which other prompts, frames or members were asked
+    for. kind: `gaussian`, or `zero` for one-step checkpoints.
     """
     if kind == "zero":
         return torch.zeros(shape)

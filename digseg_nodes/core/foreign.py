@@ -7,7 +7,8 @@ from pathlib import Path
 
 Shapes = dict[str, tuple[int, ...]]
 
-_CONV_IN = ("model.diffusion_model.input_blocks.0.0.weight", "input_blocks.0.0.weight", "conv_in.weight", "unet.conv_in.weight")
+_CONV_IN = ("model.diffusion_model.input_blocks.0.0.weight", "input_blocks.0.0.weight", "conv_in.weight",
+            "unet.conv_in.weight")
 
 
 def describe_not_safetensors(path: Path, error: Exception) -> str:
@@ -31,12 +32,14 @@ def _kind(shapes: Shapes) -> str:
         return "a LoRA, not a checkpoint. Load it with the node Load DiGSeg LoRA."
     channels = next((shapes[k][1] for k in _CONV_IN if k in shapes and len(shapes[k]) == 4), None)
     if any(k.startswith("conditioner.embedders.1") for k in shapes):
-        return "an SDXL checkpoint. DiGSeg checkpoints are fine-tuned from Stable Diffusion 1.x or 2.x with train/finetune.py."
+        return ("an SDXL checkpoint. DiGSeg checkpoints are fine-tuned from Stable Diffusion 1.x or 2.x with "
+                "train/finetune.py.")
     if channels == 4:
-        return ("a plain Stable Diffusion model (4 input channels): it paints, it cannot segment yet. Use it for CLIP and "
-                "VAE, or as `base:` of python train/finetune.py.")
+        return ("a plain Stable Diffusion model (4 input channels): it paints, it cannot segment yet. Use it for CLIP "
+                "and VAE, or as `base:` of python train/finetune.py.")
     if channels == 9:
-        return "a Stable Diffusion inpainting model (9 input channels). Use it to inpaint, and a DiGSeg checkpoint to segment."
+        return ("a Stable Diffusion inpainting model (9 input channels). Use it to inpaint, and a DiGSeg checkpoint to "
+                "segment.")
     if channels == 8:
         return ("an 8-channel U-Net without DiGSeg metadata, so its noise schedule and mask format are unknown. "
                 "Wrap it with python train/convert.py, or open the diffusers folder it came from.")

@@ -12,7 +12,7 @@ ALPHA_FLOOR = 1e-12
 
 
 def alphas_cumprod(config: dict) -> Tensor:
-    """ā_t of a diffusers scheduler config. Returns [T] float64 in [0, 1]; the last is exactly 0 with zero-terminal-SNR betas."""
+    """ā_t of a diffusers scheduler config: [T] float64 in [0, 1]; the last is 0 with zero-terminal-SNR betas."""
     total = int(config.get("num_train_timesteps", 1000))
     bars = torch.cumprod(1.0 - _betas(config, total), 0)
     return _zero_terminal_snr(bars) if config.get("rescale_betas_zero_snr") else bars
@@ -27,7 +27,7 @@ def _betas(config: dict, total: int) -> Tensor:
         return torch.linspace(start**0.5, end**0.5, total, dtype=torch.float64) ** 2
     if kind == "linear":
         return torch.linspace(start, end, total, dtype=torch.float64)
-    raise ValueError(f"The scheduler's beta_schedule is {kind!r}; linear, scaled_linear and trained_betas are supported.")
+    raise ValueError(f"The scheduler's beta_schedule is {kind!r}; linear, scaled_linear and trained_betas are known.")
 
 
 def _zero_terminal_snr(bars: Tensor) -> Tensor:

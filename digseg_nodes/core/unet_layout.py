@@ -6,21 +6,22 @@ HOST_GROUPS = 32
 """GroupNorm groups, fixed in the host's U-Net and VAE."""
 
 _REQUIRED = {
-    "act_fn": ("silu",), "norm_num_groups": (HOST_GROUPS,), "norm_eps": (1e-5,), "flip_sin_to_cos": (True,), "freq_shift": (0,),
-    "center_input_sample": (False,), "downsample_padding": (1,), "mid_block_scale_factor": (1,), "dual_cross_attention": (False,),
-    "class_embed_type": (None,), "addition_embed_type": (None,), "num_class_embeds": (None,), "encoder_hid_dim": (None,),
-    "encoder_hid_dim_type": (None,), "time_cond_proj_dim": (None,), "timestep_post_act": (None,), "conv_in_kernel": (3,),
-    "conv_out_kernel": (3,), "time_embedding_type": ("positional",), "time_embedding_dim": (None,),
-    "time_embedding_act_fn": (None,), "resnet_time_scale_shift": ("default",), "resnet_skip_time_act": (False,),
-    "resnet_out_scale_factor": (1,), "mid_block_only_cross_attention": (None, False), "cross_attention_norm": (None,),
-    "projection_class_embeddings_input_dim": (None,), "class_embeddings_concat": (False,), "attention_type": ("default",),
-    "reverse_transformer_layers_per_block": (None,), "num_attention_heads": (None,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "act_fn": ("silu",), "norm_num_groups": (HOST_GROUPS,), "norm_eps": (1e-5,), "flip_sin_to_cos": (True,),
+    "freq_shift": (0,), "center_input_sample": (False,), "downsample_padding": (1,), "mid_block_scale_factor": (1,),
+    "dual_cross_attention": (False,), "class_embed_type": (None,), "addition_embed_type": (None,),
+    "num_class_embeds": (None,), "encoder_hid_dim": (None,), "encoder_hid_dim_type": (None,),
+    "time_cond_proj_dim": (None,), "timestep_post_act": (None,), "conv_in_kernel": (3,), "conv_out_kernel": (3,),
+    "time_embedding_type": ("positional",), "time_embedding_dim": (None,), "time_embedding_act_fn": (None,),
+    "resnet_time_scale_shift": ("default",), "resnet_skip_time_act": (False,), "resnet_out_scale_factor": (1,),
+    "mid_block_only_cross_attention": (None, False), "cross_attention_norm": (None,),
+    "projection_class_embeddings_input_dim": (None,), "class_embeddings_concat": (False,),
+    "attention_type": ("default",), "reverse_transformer_layers_per_block": (None,),
+    "num_attention_heads": (None,), "mid_block_type": ("UNetMidBlock2DCrossAttn",),
 }
 """What the host hard-codes: any other value would load and compute something else, so it is refused."""
 
 
-class UnsupportedUNet(ValueError):
+class UnsupportedUNet(ValueError):  # noqa: N818 (reads as what it is)
     """A U-Net config the host's UNetModel cannot represent."""
 
 
@@ -41,7 +42,8 @@ def _check(config: dict) -> None:
             raise UnsupportedUNet(f"{key}={config[key]!r}; ComfyUI's U-Net has {allowed[0]!r} built in.")
     channels = config["block_out_channels"]
     if any(c % channels[0] or c % HOST_GROUPS for c in channels):
-        raise UnsupportedUNet(f"block_out_channels={list(channels)}: all must be multiples of the first and of {HOST_GROUPS}.")
+        raise UnsupportedUNet(f"block_out_channels={list(channels)}: all must be multiples of the first and of "
+                              f"{HOST_GROUPS}.")
     if any(_per_level(config.get("only_cross_attention", False), len(channels))):
         raise UnsupportedUNet("only_cross_attention=True is not supported.")
 
@@ -80,7 +82,7 @@ def _head_layout(config: dict) -> tuple[dict, bool]:
 
 
 def host_layout(config: dict) -> tuple[dict, bool]:
-    """Keyword arguments of the host's UNetModel for a diffusers config, and whether heads differ in both count and width.
+    """Keyword arguments of the host's UNetModel for a diffusers config, and whether heads differ in count and width.
 
     Raises UnsupportedUNet, naming the setting, for anything the host would compute differently.
     """
