@@ -79,6 +79,14 @@ def open_named(name: str, in_channels: int = 8) -> Checkpoint:
     return open_checkpoint(checkpoint_path(name), in_channels)
 
 
+def fingerprint(name: str) -> float | str:
+    """Changes when the checkpoint of that name changes on disk, so that a retrained file is loaded again."""
+    try:
+        return checkpoint_path(name).stat().st_mtime
+    except CheckpointError as error:
+        return str(error)
+
+
 class _ImageFirstUNet(UNetModel):
     """The host concatenates [noisy, image], checkpoints are [image, noisy] (Marigold's order).
 
@@ -265,8 +273,10 @@ def load_vae(checkpoint: Checkpoint):
     if config is None:
         raise CheckpointError(_lacks(checkpoint, "VAE"))
     dtype = mm.vae_dtype(mm.vae_device(), [torch.float16, torch.float32])
-    return comfy.sd.VAE(sd=checkpoint.state_dict("vae", _read), config=_vae_layout(config, checkpoint.path.name),
-                        dtype=dtype)
+    layout = _vae_layout(config, checkpoint.path.name)
+    vae = comfy.sd.VAE(sd=checkpoint.state_dict("vae", _read), config=layout, dtype=dtype)
+    vae.digseg_config = checkpoint.config
+    return vae
 
 
 def _vae_layout(config: dict, name: str) -> dict | None:
@@ -370,8 +380,8 @@ def conditioning(text: Tensor, image_latents: Tensor) -> list:
 
 
 def sample(model, text: Tensor, image_latents: Tensor, noise: Tensor, schedule: DDIMSchedule,
-           on_step: Callable[[int, Tensor], None] | None = None) -> Tensor:
-    """One batch of mask latents through the host's model management with exact DDIM.
+           on_step: Callable[[int, Tensor], None] | None = None, sampler=None) -> Tensor:
+    """One batch of mask latents through the host's model management with exact DDIM, or with a host SAMPLER.
 
     text [N,77,D]; image_latents [N,4,h,w] unscaled; noise [N,4,h,w] of unit variance (or zeros). on_step(i, x0) gets
     the unscaled x0 estimate. Returns unscaled z_s [N,4,h,w] float32, on the host's intermediate device.
@@ -388,9 +398,11 @@ def sample(model, text: Tensor, image_latents: Tensor, noise: Tensor, schedule: 
             on_step(i, x0 / LATENT_SCALE)
 
     sigmas = torch.cat([schedule.sigmas, schedule.prev_sigmas[-1:]]).float()
+    if sampler is not None:
+        sigmas = sigmas.clamp(max=STOCK_SIGMA_MAX)
     positive = conditioning(text, image_latents)
-    latents = comfy.sample.sample_custom(model, noise, 1.0, comfy.samplers.KSAMPLER(ddim), sigmas, positive, positive,
-                                         torch.zeros_like(noise), callback=report, disable_pbar=True, seed=0)
+    latents = comfy.sample.sample_custom(model, noise, 1.0, sampler or comfy.samplers.KSAMPLER(ddim), sigmas, positive,
+                                         positive, torch.zeros_like(noise), callback=report, disable_pbar=True, seed=0)
     return _finite(latents.float(), "mask latent", "U-Net")
 
 

@@ -1,0 +1,59 @@
+"""Cutting large images into overlapping tiles and joining the tiles' masks without seams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+OVERLAP = 0.25
+"""Share of a tile that it shares with its neighbour; inside it the two masks fade into each other."""
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Where the tiles lie: image size, tile size and top-left corners, all (row, column) in pixels."""
+
+    size: tuple[int, int]
+    tile: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]
+
+
+def plan_tiles(height: int, width: int, tile: int) -> TilePlan:
+    """Square tiles of `tile` pixels (less on a side shorter than that), evenly spread, overlapping by at least OVERLAP."""
+    rows, columns = _starts(height, tile), _starts(width, tile)
+    corners = tuple((r, c) for r in rows for c in columns)
+    return TilePlan((height, width), (min(tile, height), min(tile, width)), corners)
+
+
+def _starts(length: int, tile: int) -> list[int]:
+    if length <= tile:
+        return [0]
+    count = -(-(length - tile) // max(1, round(tile * (1 - OVERLAP)))) + 1
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def cut_tiles(image: Tensor, plan: TilePlan) -> Tensor:
+    """[B,H,W,C] → [B*T,h,w,C], frame by frame, within a frame row by row."""
+    h, w = plan.tile
+    tiles = [image[:, r:r + h, c:c + w] for r, c in plan.corners]
+    return torch.stack(tiles, dim=1).flatten(0, 1)  # [B,T,h,w,C] → [B*T,h,w,C]
+
+
+def join_tiles(masks: Tensor, plan: TilePlan) -> Tensor:
+    """Masks of all tiles [B,T,K,h,w] → [B,K,H,W], a weighted mean that fades linearly towards every tile's edge."""
+    batch, _, count, h, w = masks.shape
+    out = masks.new_zeros(batch, count, *plan.size)
+    total = masks.new_zeros(plan.size)
+    weight = torch.minimum(_ramp(h)[:, None], _ramp(w)[None, :]).to(masks)  # [h,w]
+    for t, (r, c) in enumerate(plan.corners):
+        out[:, :, r:r + h, c:c + w] += masks[:, t] * weight
+        total[r:r + h, c:c + w] += weight
+    return out / total
+
+
+def _ramp(length: int) -> Tensor:
+    """A tent from the edges: 1 in the middle, down to a small positive value at both ends over OVERLAP of the length."""
+    distance = torch.minimum(torch.arange(length), torch.arange(length - 1, -1, -1)).float() + 1.0
+    return (distance / max(1.0, OVERLAP * length)).clamp(max=1.0)

@@ -1,0 +1,26 @@
+"""What a user drags into a graph: every node of the pack, and the extension that registers them."""
+
+from pathlib import Path
+
+from comfy_api.latest import ComfyExtension, io
+
+from .. import host
+
+host.register_folders(Path(__file__).resolve().parent.parent / "models")
+
+from . import load, masks, segment  # noqa: E402 (their lists of files need the folders above)
+
+NODES: list[type[io.ComfyNode]] = [
+    load.DiGSegCheckpointLoader,
+    load.DiGSegUNETLoader,
+    segment.DiGSegSegment,
+    masks.DiGSegPickMask,
+]
+
+
+class DiGSegExtension(ComfyExtension):
+    """The pack, as ComfyUI sees it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes."""
+        return NODES

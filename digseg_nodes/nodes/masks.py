@@ -1,0 +1,48 @@
+"""Nodes that take DIGSEG_MASKS apart."""
+
+from comfy_api.latest import io, ui
+
+from ..core import masks as mask_ops
+from . import types
+from .types import CATEGORY
+
+
+class DiGSegPickMask(io.ComfyNode):
+    """DIGSEG_MASKS and names → one MASK."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiGSegPickMask", display_name="DiGSeg Pick Mask", category=CATEGORY, is_output_node=True,
+            description="Picks the mask of one prompt, or the union of several, as a MASK for any other node.",
+            inputs=[
+                types.DigsegMasks.Input("masks", tooltip="Masks of DiGSeg Segment or DiGSeg Decode Masks."),
+                io.String.Input("names", default="", multiline=True,
+                                tooltip="Names as typed in the prompt, one a line; several are united. Empty: all of them."),
+                io.Combo.Input("mode", options=["hard", "soft"], default="hard",
+                               tooltip="hard: exactly 0 or 1. soft: the model's own values from 0 to 1."),
+                types.threshold_input(),
+                io.Boolean.Input("invert", default=False, tooltip="Select everything else.")],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="[frames, H, W], the size of the photo."),
+                io.Float.Output(display_name="coverage", tooltip="Share of pixels selected, 0 to 1, mean over the frames. "
+                                                                 "0 means nothing was found.")])
+
+    @classmethod
+    def execute(cls, masks, names, mode, threshold, invert) -> io.NodeOutput:
+        mask = pick(masks, names, mode, threshold)
+        mask = 1.0 - mask if invert else mask
+        hard = mask if mode == "hard" else mask_ops.harden(mask, threshold or masks.threshold)
+        return io.NodeOutput(mask, float(hard.mean()), ui=ui.PreviewMask(mask, cls=cls))
+
+
+def pick(found: mask_ops.Masks, names: str, mode: str, threshold: float):
+    """The union of the named masks (all for an empty text), soft or hard: [B,H,W]. ValueError for an unknown name."""
+    wanted = [" ".join(n.split()) for n in names.splitlines() if n.strip()]
+    unknown = [n for n in wanted if n not in found.names]
+    if unknown:
+        raise ValueError(f"There is no mask named {', '.join(map(repr, unknown))}. The masks here are: "
+                         f"{', '.join(map(repr, found.names))}. Write one name a line.")
+    chosen = found.select([found.names.index(n) for n in wanted]) if wanted else found
+    soft = mask_ops.union(chosen.soft)
+    return soft if mode == "soft" else mask_ops.harden(soft, threshold or found.threshold)

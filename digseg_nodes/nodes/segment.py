@@ -1,0 +1,43 @@
+"""Segmentation nodes: all in one, and the same in four steps."""
+
+from comfy_api.latest import io, ui
+
+from .. import segmentation
+from ..core import masks
+from ..core.prompts import parse_prompts
+from . import types
+from .types import CATEGORY
+
+
+class DiGSegSegment(io.ComfyNode):
+    """Photo and text → masks, in one node."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiGSegSegment", display_name="DiGSeg Segment", category=CATEGORY, is_output_node=True,
+            description="Type what you want to select, one thing a line, and get its mask. Something that is not in the "
+                        "picture gives an empty mask.",
+            inputs=[
+                io.Model.Input("model", tooltip="MODEL of Load DiGSeg Checkpoint or Load DiGSeg U-Net."),
+                io.Clip.Input("clip", tooltip="CLIP of the same checkpoint."),
+                io.Vae.Input("vae", tooltip="VAE of the same checkpoint."),
+                io.Image.Input("image", tooltip="One photo or a batch of frames, any size."),
+                types.text_input(), types.seed_input(), types.steps_input(), types.ensemble_input(),
+                types.threshold_input(), types.resolution_input(), types.tile_input(),
+                io.Boolean.Input("uncertainty", default=False,
+                                 tooltip="Also decode every ensemble member, for DiGSeg Uncertainty. Needs an ensemble of 2 "
+                                         "or more; takes one more VAE decode per member.")],
+            outputs=[
+                types.DigsegMasks.Output(display_name="masks", tooltip="Soft masks of all prompts, kept apart."),
+                io.Mask.Output(display_name="union", tooltip="One hard 0/1 mask of all prompts together, [frames, H, W]."),
+                io.Image.Output(display_name="overlay", tooltip="The photo with every mask in its own colour.")])
+
+    @classmethod
+    def execute(cls, model, clip, vae, image, text, seed, steps, ensemble, threshold, resolution, tile,
+                uncertainty) -> io.NodeOutput:
+        settings = segmentation.SamplerSettings(seed, steps, ensemble)
+        found = segmentation.segment(model, clip, vae, image, parse_prompts(text), settings, resolution, tile, uncertainty)
+        united = masks.harden(masks.union(found.soft), threshold or found.threshold)
+        overlay = segmentation.draw_overlay(found, threshold)
+        return io.NodeOutput(found, united, overlay, ui=ui.PreviewImage(overlay, cls=cls))

@@ -1,0 +1,65 @@
+"""The pack's own connection types, and the widgets several nodes share."""
+
+from comfy_api.latest import io
+
+DigsegMasks = io.Custom("DIGSEG_MASKS")
+DigsegImage = io.Custom("DIGSEG_IMAGE")
+DigsegPrompts = io.Custom("DIGSEG_PROMPTS")
+
+CATEGORY = "DiGSeg"
+
+
+def text_input():
+    """The prompt box: one class a line."""
+    return io.String.Input(
+        "text", multiline=True, default="red circle",
+        tooltip="What to select, one thing a line. Synonyms go behind a colon: car: automobile, sedan. "
+                "Text is taken literally: brackets are not weights.")
+
+
+def seed_input():
+    """Seed of the initial noise."""
+    return io.Int.Input(
+        "seed", default=0, min=0, max=2**64 - 1, control_after_generate=False,
+        tooltip="Seed of the noise the masks are drawn from (0 to 2^64-1). The same seed gives the same mask, whatever "
+                "else is asked for. Without effect on one-step checkpoints, which start from no noise.")
+
+
+def steps_input():
+    """DDIM steps."""
+    return io.Int.Input(
+        "steps", default=0, min=0, max=1000,
+        tooltip="Sampling steps per mask (1 to 1000). 0 takes the checkpoint's own number: 1 for one-step checkpoints, "
+                "otherwise 4 to 10 are usual. More steps take proportionally longer.")
+
+
+def ensemble_input():
+    """Noises averaged per mask."""
+    return io.Int.Input(
+        "ensemble", default=1, min=1, max=64,
+        tooltip="Noises whose results are averaged per mask (1 to 64): steadier masks and an uncertainty map, for that "
+                "many times the work. One-step checkpoints are deterministic and always use 1.")
+
+
+def resolution_input():
+    """Longest side the network sees."""
+    return io.Int.Input(
+        "resolution", default=0, min=0, max=4096, step=8,
+        tooltip="Longest image side in pixels that the network sees (64 to 4096). 0 takes the resolution the checkpoint "
+                "was trained at, which is nearly always best. The mask comes back at the image's own size.")
+
+
+def tile_input():
+    """Tile size for large images."""
+    return io.Int.Input(
+        "tile", default=0, min=0, max=8192, step=8,
+        tooltip="0 takes the image whole. Otherwise the side in image pixels (64 to 8192) of overlapping tiles that are "
+                "segmented one by one and blended, for large images with small things, like aerial photographs.")
+
+
+def threshold_input():
+    """The paper's τ."""
+    return io.Float.Input(
+        "threshold", default=0.0, min=0.0, max=1.0, step=0.01,
+        tooltip="Where a soft mask becomes a hard one (0.01 to 1). 0 takes the checkpoint's own value, usually 0.5. "
+                "Lower selects more.")

@@ -1,0 +1,287 @@
+"""Photo and text to masks: the paper's inference (3.7) over any number of frames, prompts, wordings and noises.
+
+Nodes call this; this calls host.py for what runs on the device and core/ for the mathematics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from . import host
+from .core import ddim, geometry, masks, schedule, tiles
+from .core.palettes import palette
+from .core.prompts import Prompt
+
+DEFAULT_RESOLUTION = 512
+PREVIEW_SIZE = 384
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The DIGSEG_IMAGE type. latents: E(x) before scaling [F,4,h,w], F = frames x tiles. image: the photo [B,H,W,3] in [0,1].
+
+    geometry: how each frame (or tile) was fitted. tile_plan: None when the image was taken whole. probe: [2,4] mean
+    latents of a black and of a white picture, which turn a mask latent into a cheap preview.
+    """
+
+    latents: Tensor
+    image: Tensor
+    geometry: geometry.Geometry
+    tile_plan: tiles.TilePlan | None
+    probe: Tensor
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """The DIGSEG_PROMPTS type. names: K labels; embeddings: per prompt [S,77,D], one row per wording."""
+
+    names: tuple[str, ...]
+    embeddings: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """What a LATENT of masks must carry to be decoded: LATENT["digseg"]. members: [E,F*K,4,h,w] or None."""
+
+    image: EncodedImage
+    names: tuple[str, ...]
+    threshold: float
+    members: Tensor | None = None
+
+
+@dataclass
+class Progress:
+    """One progress bar for a whole node, in U-Net and VAE calls; the picture is the latest preview."""
+
+    total: int
+    done: int = 0
+    preview: tuple | None = None
+    bar: object = field(init=False)
+
+    def __post_init__(self):
+        self.bar = host.progress_bar(self.total)
+
+    def advance(self, count: int = 1, preview: Image.Image | None = None) -> None:
+        """Move on by `count` calls, show `preview` if there is one, and stop here when the user cancelled."""
+        host.check_interrupted()
+        self.done = min(self.total, self.done + count)
+        if preview is not None:
+            self.preview = ("JPEG", preview, PREVIEW_SIZE)
+        self.bar.update_absolute(self.done, self.total, self.preview)
+
+
+def encode_image(vae, image: Tensor, resolution: int, tile: int = 0, progress: Progress | None = None) -> EncodedImage:
+    """Encode a batch of frames once, to be asked about many times.
+
+    image [B,H,W,C] in [0,1] (alpha is dropped); resolution: longest side in pixels the network sees; tile: side of square
+    tiles in image pixels, 0 for the whole image.
+    """
+    _check_image(image)
+    plan = tiles.plan_tiles(image.shape[1], image.shape[2], tile) if tile else None
+    frames = tiles.cut_tiles(image, plan) if plan else image
+    fitted = geometry.plan_geometry(frames.shape[1], frames.shape[2], resolution)
+    progress = progress or Progress(len(frames))
+    latents = []
+    for frame in frames.split(1):
+        latents.append(host.encode_image(vae, geometry.fit(frame, fitted)).cpu())
+        progress.advance()
+    photo = image[..., :3].float().cpu()
+    photo = photo.expand(-1, -1, -1, 3) if photo.shape[-1] == 1 else photo
+    return EncodedImage(torch.cat(latents), photo, fitted, plan, _probe(vae))
+
+
+def _check_image(image: Tensor) -> None:
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise ValueError(f"The image has the shape {tuple(image.shape)}; frames x height x width x 1, 3 or 4 channels "
+                         "is expected, none of them empty. Connect the IMAGE of a node like Load Image.")
+
+
+def _probe(vae) -> Tensor:
+    """Mean latents of a black and of a white 64-pixel picture: [2,4]."""
+    pair = torch.stack([torch.zeros(3, 64, 64), torch.ones(3, 64, 64)])
+    return host.encode_image(vae, pair).cpu().mean((2, 3))
+
+
+def encode_prompts(clip, prompts: list[Prompt]) -> EncodedPrompts:
+    """c for every wording of every prompt."""
+    rows = tuple(torch.cat([host.encode_text(clip, w).cpu() for w in p.wordings]) for p in prompts)
+    return EncodedPrompts(tuple(p.name for p in prompts), rows)
+
+
+def default_resolution(model=None, vae=None) -> int:
+    """The training resolution of the MODEL, else of the VAE's checkpoint, else 512."""
+    config = getattr(getattr(model, "model", None), "digseg_config", None) or getattr(vae, "digseg_config", None)
+    return config.resolution if config else DEFAULT_RESOLUTION
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """seed: of the noise. steps: DDIM steps, 0 for the checkpoint's own. ensemble: noises averaged (3.7).
+
+    sigmas: [n+1] replaces the trailing schedule. sampler: a host SAMPLER that replaces DDIM.
+    """
+
+    seed: int = 0
+    steps: int = 0
+    ensemble: int = 1
+    sigmas: Tensor | None = None
+    sampler: object = None
+
+    def schedule(self, config) -> schedule.DDIMSchedule:
+        """The noise levels to visit on a checkpoint's scheduler."""
+        if self.sigmas is None:
+            return schedule.ddim_schedule(config.scheduler, self.steps or config.default_steps)
+        if len(self.sigmas) < 2:
+            raise ValueError("The SIGMAS are empty; at least one step is needed. Use DiGSeg Scheduler.")
+        sigmas = self.sigmas.double().cpu()
+        return schedule.DDIMSchedule(list(range(len(sigmas) - 1)), sigmas[:-1], sigmas[1:])
+
+    def members(self, config) -> int:
+        """Ensemble size; a checkpoint that starts from zero noise is deterministic, so one member says it all."""
+        return 1 if config.initial_noise == "zero" else self.ensemble
+
+
+def call_count(model, prompts: EncodedPrompts, image: EncodedImage, settings: SamplerSettings) -> int:
+    """U-Net items that `sample_masks` will run, the unit of its progress bar."""
+    config = host.config_of(model)
+    wordings = sum(len(e) for e in prompts.embeddings)
+    return len(image.latents) * wordings * settings.members(config) * len(settings.schedule(config))
+
+
+def sample_masks(model, prompts: EncodedPrompts, image: EncodedImage, settings: SamplerSettings,
+                 progress: Progress | None = None) -> dict:
+    """Mask latents for every frame and prompt, in chunks that fit the free memory: a LATENT dict.
+
+    `samples` [F*K,4,h,w] unscaled, frame by frame, within a frame prompt by prompt. The latents of a prompt's wordings and
+    of the ensemble's noises are averaged (3.7). Noise depends on seed and member alone, so a mask never depends on what
+    else was asked for.
+    """
+    config = host.config_of(model)
+    _check_width(prompts, config)
+    count, members = len(prompts.names), settings.members(config)
+    plan = settings.schedule(config)
+    progress = progress or Progress(call_count(model, prompts, image, settings))
+    size = image.latents.shape[-2:]
+    noises = torch.cat([ddim.initial_noise(settings.seed, e, (1, 4, *size), config.initial_noise) for e in range(members)])
+    jobs = [(f, k, s, e) for f in range(len(image.latents)) for k in range(count)
+            for s in range(len(prompts.embeddings[k])) for e in range(members)]
+    out = torch.zeros(members, len(image.latents) * count, 4, *size)
+    for chunk in _chunks(jobs, host.chunk_size(model, tuple(size))):
+        latents = _sample_chunk(model, chunk, prompts, image, noises, plan, settings.sampler, progress)
+        for (f, k, _s, e), latent in zip(chunk, latents, strict=True):
+            out[e, f * count + k] += latent / len(prompts.embeddings[k])
+    source = MaskSource(image, prompts.names, config.threshold, out if members > 1 else None)
+    return {"samples": out.mean(0), "digseg": source}
+
+
+def _check_width(prompts: EncodedPrompts, config) -> None:
+    wanted, found = config.unet["cross_attention_dim"], prompts.embeddings[0].shape[-1]
+    if wanted != found:
+        raise ValueError(f"The text is {found} numbers wide, this DiGSeg model reads {wanted} (768: SD 1.x, 1024: SD 2.x). "
+                         "Use the CLIP of the Stable Diffusion the model was trained from.")
+
+
+def _chunks(items: list, size: int):
+    return (items[i:i + size] for i in range(0, len(items), size))
+
+
+def _sample_chunk(model, chunk, prompts, image, noises, plan, sampler, progress) -> Tensor:
+    """One batch [N,4,h,w]; halved and tried again when the device runs out of memory."""
+    try:
+        text = torch.stack([prompts.embeddings[k][s] for _f, k, s, _e in chunk])  # [N,77,D]
+        photo = torch.stack([image.latents[f] for f, *_ in chunk])  # [N,4,h,w]
+        noise = torch.stack([noises[e] for *_, e in chunk])  # [N,4,h,w]
+
+        def on_step(_i: int, x0: Tensor) -> None:
+            progress.advance(len(chunk), _preview(image, chunk[0], x0[:1]))
+
+        return host.sample(model, text, photo, noise, plan, on_step, sampler).cpu()
+    except Exception as error:
+        if len(chunk) == 1 or not host.is_out_of_memory(error):
+            raise
+    host.release_memory()
+    half = len(chunk) // 2
+    return torch.cat([_sample_chunk(model, part, prompts, image, noises, plan, sampler, progress)
+                      for part in (chunk[:half], chunk[half:])])
+
+
+def _preview(image: EncodedImage, job: tuple, x0: Tensor) -> Image.Image:
+    """The photo with the mask as it looks now, at latent resolution: x0 [1,4,h,w] against the black and white latents."""
+    black, white = image.probe
+    axis = (white - black) / (white - black).square().sum()
+    soft = ((x0[0].float().cpu() - black[:, None, None]) * axis[:, None, None]).sum(0).clamp(0, 1)  # [4,h,w] → [h,w]
+    frame, prompt = job[0], job[1]
+    photo = image.image[frame:frame + 1] if image.tile_plan is None else \
+        tiles.cut_tiles(image.image[frame // len(image.tile_plan.corners)][None], image.tile_plan)[
+            frame % len(image.tile_plan.corners)][None]
+    small = geometry.plan_geometry(photo.shape[1], photo.shape[2], PREVIEW_SIZE).resized
+    picture = geometry.resize(photo.movedim(-1, 1), small)[0].movedim(0, -1)  # [h,w,3]
+    height, width = (round(s * r / p) for s, r, p in zip(soft.shape, image.geometry.resized, image.geometry.padded, strict=True))
+    strength = geometry.resize(soft[None, None, :max(1, height), :max(1, width)], small)[0, 0, :, :, None]
+    colour = palette(prompt + 1)[prompt].float() / 255
+    blend = picture * (1 - 0.65 * strength) + colour * 0.65 * strength
+    return Image.fromarray((blend.clamp(0, 1) * 255).round().byte().numpy())
+
+
+def decode_count(latent: dict, uncertainty: bool = False) -> int:
+    """VAE calls that `decode_masks` will make, the unit of its progress bar."""
+    members = latent["digseg"].members if uncertainty else None
+    return len(latent["samples"]) * (1 + (0 if members is None else len(members)))
+
+
+def decode_masks(vae, latent: dict, uncertainty: bool = False, progress: Progress | None = None) -> masks.Masks:
+    """A LATENT of masks to soft masks on the photo's own pixels (3.7), one VAE decode per mask.
+
+    uncertainty: decode every ensemble member too, and keep the per-pixel standard deviation of their masks.
+    """
+    source = latent.get("digseg")
+    if not isinstance(source, MaskSource):
+        raise ValueError("This LATENT does not come from DiGSeg Sampler (or DiGSeg Conditioning), so it is not known which "
+                         "photo and prompts its masks belong to.")
+    frames, count = len(source.image.latents), len(source.names)
+    if len(latent["samples"]) != frames * count:
+        raise ValueError(f"The LATENT holds {len(latent['samples'])} masks; {frames} frames x {count} prompts were expected.")
+    progress = progress or Progress(decode_count(latent, uncertainty))
+    soft = _decode(vae, latent["samples"], source, progress)
+    spread = None
+    if uncertainty and source.members is not None:
+        spread = torch.stack([_decode(vae, m, source, progress) for m in source.members]).std(0, correction=0)
+    return masks.Masks(soft, source.names, source.image.image, source.threshold, spread)
+
+
+def _decode(vae, latents: Tensor, source: MaskSource, progress: Progress) -> Tensor:
+    """[F*K,4,h,w] → soft masks [B,K,H,W] float32 in [0,1]."""
+    image, count = source.image, len(source.names)
+    parts = []
+    for batch in latents.split(host.decode_chunk_size(vae, tuple(latents.shape[-2:]))):
+        parts.append(geometry.unfit(masks.soft_mask(host.decode(vae, batch)), image.geometry))
+        progress.advance(len(batch))
+    soft = torch.cat(parts)  # [F*K,H,W], F = B*T
+    if image.tile_plan is None:
+        return soft.unflatten(0, (-1, count))  # [B,K,H,W]
+    soft = soft.unflatten(0, (len(image.image), len(image.tile_plan.corners), count))  # [B,T,K,h,w]
+    return tiles.join_tiles(soft, image.tile_plan)
+
+
+def segment(model, clip, vae, image: Tensor, prompts: list[Prompt], settings: SamplerSettings, resolution: int = 0,
+            tile: int = 0, uncertainty: bool = False) -> masks.Masks:
+    """All of it in one, with one progress bar: the same masks, bit for bit, as the four steps one by one."""
+    config = host.config_of(model)
+    resolution = resolution or default_resolution(model, vae)
+    encoded_prompts = encode_prompts(clip, prompts)
+    encoded = encode_image(vae, image, resolution, tile)
+    calls = call_count(model, encoded_prompts, encoded, settings)
+    members = settings.members(config) if uncertainty and settings.members(config) > 1 else 0
+    progress = Progress(calls + len(encoded.latents) * len(prompts) * (1 + members))
+    latent = sample_masks(model, encoded_prompts, encoded, settings, progress)
+    return decode_masks(vae, latent, uncertainty, progress)
+
+
+def draw_overlay(found: masks.Masks, threshold: float = 0.0) -> Tensor:
+    """The photo with every hard mask in its own colour: IMAGE [B,H,W,3] in [0,1]. threshold 0: the checkpoint's."""
+    hard = masks.harden(found.soft, threshold or found.threshold)
+    return masks.overlay(found.image, hard, palette(len(found.names)).float() / 255)
