@@ -1,0 +1,50 @@
+"""What the tests share: one real ComfyUI for the session, a client for it, and the rule that CI skips nothing."""
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import dev  # noqa: E402
+from workflows.api import Client  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated session still shuts its ComfyUI down
+
+
+def lacking(reason: str) -> None:
+    """Skip what this machine cannot run; in CI that is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must not lack this: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def install() -> dev.Install:
+    return dev.find_or_make_install()
+
+
+@pytest.fixture(scope="session")
+def host(install):
+    """A running ComfyUI with the pack, the bundled models and the demo photos."""
+    with dev.running_host(install, "test") as running:
+        yield running
+
+
+@pytest.fixture
+def client(host):
+    with Client(host.url) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def object_info(host) -> dict:
+    with Client(host.url) as connected:
+        return connected.object_info()
