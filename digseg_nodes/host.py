@@ -21,6 +21,7 @@ import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.utils
 import folder_paths
+import node_helpers
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -28,6 +29,8 @@ from torch import Tensor
 
 from .core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
 from .core.ddim import ddim_sample
+from .core.draw import palette_png
+from .core.palettes import palette
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
 from .core.unet_layout import HOST_GROUPS, UnsupportedUNet, head_counts, host_layout
 
@@ -299,14 +302,15 @@ def _vae_layout(config: dict, name: str) -> dict | None:
 
 def _lacks(checkpoint: Checkpoint, part: str) -> str:
     return (f"{checkpoint.path.name} holds no {part}, only: {', '.join(checkpoint.components)}. Load it with "
-            "Load DiGSeg U-Net, and take CLIP and VAE from the Stable Diffusion checkpoint it was trained from (node Load "
-            "Checkpoint).")
+            "Load DiGSeg U-Net, and take CLIP and VAE from the Stable Diffusion checkpoint it was trained from (node "
+            "Load Checkpoint).")
 
 
 
 def encode_text(clip, text: str) -> Tensor:
     """c of one wording, taken literally (no weights in brackets): [1,77,D] float32. Longer texts are cut."""
-    tokens = clip.tokenize(text, disable_weights=True)
+    escaped = text.replace("\\(", "\\\\(").replace("\\)", "\\\\)")  # the host takes one backslash before a bracket away
+    tokens = clip.tokenize(escaped, disable_weights=True)
     return clip.encode_from_tokens(tokens)[:, :77].float()
 
 
@@ -377,6 +381,28 @@ def decode_chunk_size(vae, latent_size: tuple[int, int]) -> int:
 def conditioning(text: Tensor, image_latents: Tensor) -> list:
     """CONDITIONING for the host's samplers: text [N,77,D] and unscaled image latents [N,4,h,w], item by item."""
     return [[text, {"concat_latent_image": image_latents}]]
+
+
+def attach_image(conditioning: list, image_latents: Tensor) -> list:
+    """Tie unscaled image latents [N,4,h,w] to a user's CONDITIONING, for the host's own samplers."""
+    return node_helpers.conditioning_set_values(conditioning, {"concat_latent_image": image_latents})
+
+
+def stock_sigmas(schedule: DDIMSchedule) -> Tensor:
+    """A schedule as SIGMAS [n+1] for the host's own samplers, ending at 0."""
+    return torch.cat([schedule.sigmas.clamp(max=STOCK_SIGMA_MAX), torch.zeros(1, dtype=torch.float64)]).float()
+
+
+def save_label_maps(ids: Tensor, names: tuple[str, ...], prefix: str) -> list[Path]:
+    """Write class ids [B,H,W] as palette PNGs and classes.txt under the host's output folder; returns the PNGs' paths."""
+    height, width = ids.shape[1:]
+    folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), width, height)
+    colours = torch.cat([torch.zeros(1, 3, dtype=torch.uint8), palette(len(names))])
+    paths = [Path(folder) / f"{stem}_{counter + i:05}_.png" for i in range(len(ids))]
+    for path, frame in zip(paths, ids, strict=True):
+        palette_png(frame, colours, path)
+    (Path(folder) / f"{stem}_classes.txt").write_text("\n".join(["background", *names]) + "\n", "utf-8")
+    return paths
 
 
 def sample(model, text: Tensor, image_latents: Tensor, noise: Tensor, schedule: DDIMSchedule,

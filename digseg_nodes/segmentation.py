@@ -178,6 +178,12 @@ def sample_masks(model, prompts: EncodedPrompts, image: EncodedImage, settings: 
     return {"samples": out.mean(0), "digseg": source}
 
 
+def empty_masks(image: EncodedImage, names: tuple[str, ...], threshold: float = 0.5) -> dict:
+    """A LATENT for a stock sampler to fill with masks of these names: zeros [F*K,4,h,w]."""
+    shape = (len(image.latents) * len(names), *image.latents.shape[1:])
+    return {"samples": torch.zeros(shape), "digseg": MaskSource(image, names, threshold)}
+
+
 def _check_width(prompts: EncodedPrompts, config) -> None:
     wanted, found = config.unet["cross_attention_dim"], prompts.embeddings[0].shape[-1]
     if wanted != found:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent / "presets"
+PRESETS = tuple(sorted(p.stem for p in _FOLDER.glob("*.txt")))
+"""Names of the class lists that come with the pack."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +49,27 @@ def _parse_line(line: str, number: int) -> Prompt:
         raise ValueError(f"Line {number} ({line.strip()!r}) has no name before the colon. Write: name: synonym, synonym")
     wordings = dict.fromkeys([name, *(s for s in synonyms if s)])
     return Prompt(name, tuple(wordings))
+
+
+def preset_text(name: str) -> str:
+    """The class list `name` of PRESETS, in the format of `parse_prompts`."""
+    return (_FOLDER / f"{name}.txt").read_text("utf-8")
+
+
+def parse_thresholds(text: str, names: Sequence[str], default: float) -> list[float]:
+    """One threshold per name: `name: 0.4` lines of the text, `default` for the rest. ValueError names the wrong line."""
+    limits = dict.fromkeys(names, default)
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        name, _, value = line.strip().rpartition(":")
+        name = " ".join(name.split())
+        if name not in limits:
+            raise ValueError(f"Line {number} ({line.strip()!r}): there is no class {name!r}; there are: {', '.join(names)}.")
+        try:
+            limits[name] = float(value)
+        except ValueError:
+            raise ValueError(f"Line {number} ({line.strip()!r}): write a number from 0 to 1 behind the colon.") from None
+        if not 0 <= limits[name] <= 1:
+            raise ValueError(f"Line {number} ({line.strip()!r}): {value.strip()} is not between 0 and 1.")
+    return list(limits.values())

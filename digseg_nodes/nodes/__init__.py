@@ -8,13 +8,23 @@ from .. import host
 
 host.register_folders(Path(__file__).resolve().parent.parent / "models")
 
-from . import load, masks, segment  # noqa: E402 (their lists of files need the folders above)
+from . import load, masks, measure, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
 
 NODES: list[type[io.ComfyNode]] = [
     load.DiGSegCheckpointLoader,
     load.DiGSegUNETLoader,
+    stock.DiGSegBaseLoader,
+    steps.DiGSegPrompts,
+    steps.DiGSegEncodeImage,
+    steps.DiGSegSampler,
+    steps.DiGSegDecodeMasks,
     segment.DiGSegSegment,
     masks.DiGSegPickMask,
+    measure.DiGSegSemanticMap,
+    measure.DiGSegUncertainty,
+    measure.DiGSegCompareMasks,
+    stock.DiGSegConditioning,
+    stock.DiGSegSigmas,
 ]
 
 

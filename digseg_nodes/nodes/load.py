@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .. import host
-from .types import CATEGORY
+from .types import CATEGORY, checkpoint_options
 
 
 class DiGSegCheckpointLoader(io.ComfyNode):
@@ -15,8 +15,9 @@ class DiGSegCheckpointLoader(io.ComfyNode):
             node_id="DiGSegCheckpointLoader", display_name="Load DiGSeg Checkpoint", category=CATEGORY,
             description="Loads a DiGSeg checkpoint: the segmentation U-Net with its text encoder and VAE.",
             inputs=[io.Combo.Input(
-                "checkpoint", options=host.checkpoint_names(),
-                tooltip="A .safetensors file (or a diffusers folder) in ComfyUI/models/digseg. The demo models come with the pack.")],
+                "checkpoint", **checkpoint_options(),
+                tooltip="A .safetensors file (or a diffusers folder) in ComfyUI/models/digseg. The demo models come "
+                        "with the pack.")],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The segmentation U-Net."),
                      io.Clip.Output(display_name="CLIP", tooltip="The text encoder the U-Net was trained with."),
                      io.Vae.Output(display_name="VAE", tooltip="The VAE the U-Net was trained with.")])
@@ -41,7 +42,7 @@ class DiGSegUNETLoader(io.ComfyNode):
             node_id="DiGSegUNETLoader", display_name="Load DiGSeg U-Net", category=CATEGORY,
             description="Loads only the segmentation U-Net; CLIP and VAE come from the Stable Diffusion checkpoint it was "
                         "trained from (Load Checkpoint).",
-            inputs=[io.Combo.Input("checkpoint", options=host.checkpoint_names(),
+            inputs=[io.Combo.Input("checkpoint", **checkpoint_options(),
                                    tooltip="A .safetensors file (or a diffusers folder) in ComfyUI/models/digseg."),
                     io.Combo.Input("weight_dtype", options=list(host.WEIGHT_DTYPES), default="default",
                                    tooltip="Precision the weights are stored in. default follows the file and ComfyUI's own "

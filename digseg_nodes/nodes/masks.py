@@ -38,11 +38,7 @@ class DiGSegPickMask(io.ComfyNode):
 
 def pick(found: mask_ops.Masks, names: str, mode: str, threshold: float):
     """The union of the named masks (all for an empty text), soft or hard: [B,H,W]. ValueError for an unknown name."""
-    wanted = [" ".join(n.split()) for n in names.splitlines() if n.strip()]
-    unknown = [n for n in wanted if n not in found.names]
-    if unknown:
-        raise ValueError(f"There is no mask named {', '.join(map(repr, unknown))}. The masks here are: "
-                         f"{', '.join(map(repr, found.names))}. Write one name a line.")
-    chosen = found.select([found.names.index(n) for n in wanted]) if wanted else found
+    wanted = [types.index_of(found, n) for n in names.splitlines() if n.strip()]
+    chosen = found.select(wanted) if wanted else found
     soft = mask_ops.union(chosen.soft)
     return soft if mode == "soft" else mask_ops.harden(soft, threshold or found.threshold)

@@ -25,9 +25,7 @@ class DiGSegSegment(io.ComfyNode):
                 io.Image.Input("image", tooltip="One photo or a batch of frames, any size."),
                 types.text_input(), types.seed_input(), types.steps_input(), types.ensemble_input(),
                 types.threshold_input(), types.resolution_input(), types.tile_input(),
-                io.Boolean.Input("uncertainty", default=False,
-                                 tooltip="Also decode every ensemble member, for DiGSeg Uncertainty. Needs an ensemble of 2 "
-                                         "or more; takes one more VAE decode per member.")],
+                types.uncertainty_input()],
             outputs=[
                 types.DigsegMasks.Output(display_name="masks", tooltip="Soft masks of all prompts, kept apart."),
                 io.Mask.Output(display_name="union", tooltip="One hard 0/1 mask of all prompts together, [frames, H, W]."),

@@ -2,6 +2,8 @@
 
 from comfy_api.latest import io
 
+from .. import host
+
 DigsegMasks = io.Custom("DIGSEG_MASKS")
 DigsegImage = io.Custom("DIGSEG_IMAGE")
 DigsegPrompts = io.Custom("DIGSEG_PROMPTS")
@@ -63,3 +65,34 @@ def threshold_input():
         "threshold", default=0.0, min=0.0, max=1.0, step=0.01,
         tooltip="Where a soft mask becomes a hard one (0.01 to 1). 0 takes the checkpoint's own value, usually 0.5. "
                 "Lower selects more.")
+
+
+def uncertainty_input():
+    """Whether to decode every ensemble member."""
+    return io.Boolean.Input(
+        "uncertainty", default=False,
+        tooltip="Also decode every ensemble member, for DiGSeg Uncertainty. Needs an ensemble of 2 or more; takes one "
+                "more VAE decode per member.")
+
+
+def checkpoint_options(default: str = "digseg-demo.safetensors") -> dict:
+    """options and default of a list of checkpoints: the user's own, the demo models; the demo preselected."""
+    names = host.checkpoint_names()
+    return {"options": names, "default": default} if default in names else {"options": names}
+
+
+def index_of(masks, name: str) -> int:
+    """Position of a mask by its name, white space ignored; an unknown name raises with the names there are."""
+    wanted = " ".join(name.split())
+    if wanted not in masks.names:
+        raise ValueError(f"There is no mask named {wanted!r}. The masks here are: {', '.join(map(repr, masks.names))}.")
+    return masks.names.index(wanted)
+
+
+def same_size(first, second):
+    """Two MASKs [B,H,W] of one size, a single frame repeated; a mismatch raises with both shapes."""
+    if first.shape[1:] != second.shape[1:] or 1 < len(first) != len(second) > 1:
+        raise ValueError(f"The masks differ in shape: {tuple(first.shape)} and {tuple(second.shape)} (frames, height, "
+                         "width). Compare masks of the same image.")
+    frames = max(len(first), len(second))
+    return first.expand(frames, -1, -1), second.expand(frames, -1, -1)

@@ -1,0 +1,141 @@
+"""Nodes that measure and show masks: semantic map, uncertainty, comparison."""
+
+import torch
+from comfy_api.latest import io, ui
+
+from .. import host
+from ..core import draw, metrics
+from ..core import masks as mask_ops
+from ..core.palettes import palette
+from ..core.prompts import parse_thresholds
+from . import types
+from .types import CATEGORY
+
+
+class DiGSegSemanticMap(io.ComfyNode):
+    """DIGSEG_MASKS → every pixel's class, coloured over the photo with a legend."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiGSegSemanticMap", display_name="DiGSeg Semantic Map", category=CATEGORY, is_output_node=True,
+            description="Gives every pixel to the class whose mask is strongest there; background where none is above its "
+                        "threshold.",
+            inputs=[
+                types.DigsegMasks.Input("masks", tooltip="Masks of DiGSeg Segment or DiGSeg Decode Masks."),
+                types.threshold_input(),
+                io.String.Input("class_thresholds", default="", multiline=True,
+                                tooltip="Own thresholds for some classes, one a line, 0 to 1: person: 0.4"),
+                io.Float.Input("opacity", default=0.6, min=0.0, max=1.0, step=0.05,
+                               tooltip="How strongly the colours cover the photo: 0 not at all, 1 completely."),
+                io.Boolean.Input("legend", default=True, tooltip="Draw the classes found, with their share of the picture."),
+                io.String.Input("save_prefix", default="",
+                                tooltip="Empty: nothing is saved. Otherwise palette PNGs of the class ids and a classes.txt "
+                                        "are written to ComfyUI's output folder under this name, ready for training.")],
+            outputs=[
+                io.Image.Output(display_name="map", tooltip="The photo with coloured classes and the legend."),
+                io.Image.Output(display_name="ids", tooltip="Class ids as grey levels: 0 background, 1 the first class ..."),
+                io.String.Output(display_name="table", tooltip="Class, id, share of the pixels, as tab-separated lines.")])
+
+    @classmethod
+    def execute(cls, masks, threshold, class_thresholds, opacity, legend, save_prefix) -> io.NodeOutput:
+        limits = parse_thresholds(class_thresholds, masks.names, threshold or masks.threshold)
+        ids = mask_ops.semantic_map(masks.soft, torch.tensor(limits))
+        shares = [float((ids == k + 1).float().mean()) for k in range(len(masks.names))]
+        picture = draw_map(masks, ids, shares, opacity, legend)
+        if save_prefix:
+            host.save_label_maps(ids, masks.names, save_prefix)
+        lines = [f"{k + 1}\t{name}\t{100 * share:.2f} %" for k, (name, share) in enumerate(zip(masks.names, shares, strict=True))]
+        return io.NodeOutput(picture, grey_ids(ids), "\n".join(lines), ui=ui.PreviewImage(picture, cls=cls))
+
+
+def draw_map(found: mask_ops.Masks, ids: torch.Tensor, shares: list[float], opacity: float, legend: bool) -> torch.Tensor:
+    """The photo [B,H,W,3] coloured by class ids [B,H,W], with a legend of the classes that were found beside it."""
+    colours = palette(len(found.names))
+    hard = torch.stack([(ids == k + 1).float() for k in range(len(found.names))], dim=1)  # [B,K,H,W]
+    image = mask_ops.overlay(found.image, hard, colours.float() / 255, opacity)
+    if not legend:
+        return image
+    present = sorted((k for k, s in enumerate(shares) if s > 0), key=lambda k: -shares[k])
+    entries = [(found.names[k], tuple(colours[k].tolist()), f"{100 * shares[k]:.1f} %") for k in present]
+    panel = draw.legend(entries or [("nothing found", draw.GRID, "")], image.shape[1])
+    return torch.stack([draw.to_tensor(draw.beside(draw.to_picture(frame), panel)) for frame in image])
+
+
+def grey_ids(ids: torch.Tensor) -> torch.Tensor:
+    """Ids [B,H,W] as an IMAGE whose 8-bit values are the ids, whether a reader rounds or cuts off."""
+    if int(ids.max()) > 255:
+        raise ValueError(f"There are {int(ids.max())} classes; an id image holds up to 255. Split the class list.")
+    return ((ids.float() + 0.25) / 255).clamp(max=1.0).unsqueeze(-1).expand(-1, -1, -1, 3)
+
+
+class DiGSegUncertainty(io.ComfyNode):
+    """DIGSEG_MASKS → where the model is unsure."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiGSegUncertainty", display_name="DiGSeg Uncertainty", category=CATEGORY, is_output_node=True,
+            description="Shows where the ensemble's masks disagree (standard deviation per pixel). Without an ensemble, "
+                        "shows where the soft mask itself is undecided: sqrt(m (1 - m)), the same unit.",
+            inputs=[
+                types.DigsegMasks.Input("masks", tooltip="Masks made with uncertainty on and an ensemble of 2 or more; others "
+                                                         "give the estimate from the soft mask."),
+                io.String.Input("name", default="", tooltip="Which prompt's mask. Empty: the most uncertain at every pixel."),
+                io.Float.Input("opacity", default=0.75, min=0.0, max=1.0, step=0.05,
+                               tooltip="How strongly the heat map covers the photo: 0 not at all, 1 completely.")],
+            outputs=[
+                io.Image.Output(display_name="heat map", tooltip="The photo under a heat map: dark is sure, bright is unsure."),
+                io.Mask.Output(display_name="uncertainty", tooltip="0 sure to 1 as unsure as can be (twice the standard "
+                                                                   "deviation), [frames, H, W].")])
+
+    @classmethod
+    def execute(cls, masks, name, opacity) -> io.NodeOutput:
+        chosen = masks.select([types.index_of(masks, name)]) if name.strip() else masks
+        spread = chosen.spread if chosen.spread is not None else (chosen.soft * (1 - chosen.soft)).sqrt()
+        unsure = (2 * mask_ops.union(spread)).clamp(0, 1)
+        grey = chosen.image.mean(-1, keepdim=True) * 0.8
+        picture = grey * (1 - opacity) + draw.heat(unsure) * opacity
+        return io.NodeOutput(picture, unsure, ui=ui.PreviewImage(picture, cls=cls))
+
+
+class DiGSegCompareMasks(io.ComfyNode):
+    """Two MASKs → how well they agree."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiGSegCompareMasks", display_name="DiGSeg Compare Masks", category=CATEGORY, is_output_node=True,
+            description="Scores a mask against the truth, and shows how the score depends on the threshold (the paper's Fig. 2).",
+            inputs=[
+                io.Mask.Input("prediction", tooltip="The mask to judge, soft or hard, [frames, H, W]."),
+                io.Mask.Input("truth", tooltip="What it should be, same size; one frame is compared with all."),
+                io.Float.Input("threshold", default=0.5, min=0.0, max=1.0, step=0.01,
+                               tooltip="Where the prediction becomes hard (0 to 1). The truth is always cut at 0.5."),
+                io.Int.Input("tolerance", default=2, min=1, max=64,
+                             tooltip="Pixels a contour may be off for the boundary F-score (1 to 64).")],
+            outputs=[
+                io.Float.Output(display_name="IoU", tooltip="Intersection over union, 0 to 1, mean over the frames."),
+                io.Float.Output(display_name="Dice", tooltip="F1 score over pixels, 0 to 1."),
+                io.Float.Output(display_name="precision", tooltip="Share of the selected pixels that are right."),
+                io.Float.Output(display_name="recall", tooltip="Share of the right pixels that are selected."),
+                io.Float.Output(display_name="boundary F", tooltip="F-score of the contours within the tolerance."),
+                io.Image.Output(display_name="difference", tooltip="White: agreed. Orange: too much. Blue: missed."),
+                io.Image.Output(display_name="threshold sweep", tooltip="IoU and Dice over the threshold.")])
+
+    @classmethod
+    def execute(cls, prediction, truth, threshold, tolerance) -> io.NodeOutput:
+        prediction, truth = types.same_size(prediction, truth)
+        hard, true = mask_ops.harden(prediction, threshold), mask_ops.harden(truth, 0.5)
+        scores = [float(f(hard, true).mean()) for f in (metrics.iou, metrics.dice, metrics.precision, metrics.recall)]
+        scores.append(float(metrics.boundary_f(hard, true, tolerance).mean()))
+        picture, sweep = draw.difference(hard, true), sweep_plot(prediction, true, threshold)
+        return io.NodeOutput(*scores, picture, sweep, ui=ui.PreviewImage(picture, cls=cls))
+
+
+def sweep_plot(soft: torch.Tensor, truth: torch.Tensor, threshold: float) -> torch.Tensor:
+    """IoU and Dice of soft masks [B,H,W] cut at 0, 0.02 ... 1, as an IMAGE [1,480,720,3]."""
+    taus = [i / 50 for i in range(51)]
+    curves = [(label, taus, [float(f(mask_ops.harden(soft, t), truth).mean()) for t in taus])
+              for label, f in (("IoU", metrics.iou), ("Dice", metrics.dice))]
+    return draw.to_tensor(draw.line_plot(curves, "threshold", "score", mark=threshold))[None]
