@@ -1,0 +1,39 @@
+"""Fine-tune a text-to-image base into a DiGSeg checkpoint.
+
+python train/finetune.py --config FILE [key=value ...]
+
+Start the same command again to continue a stopped run. `accelerate launch train/finetune.py ...` uses several GPUs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from train.command import run  # noqa: E402
+
+
+def finetune(path: Path, overrides: list[str]) -> None:
+    """Train as the configuration file and the overrides say."""
+    from train.config import load_config
+
+    config = load_config(path, overrides)
+    from train.loop import Trainer
+
+    Trainer(config).run()
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="YAML file, see train/configs/")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="replaces a setting of the file, e.g. steps=1000"
+    )
+    arguments = parser.parse_args()
+    run(parser.prog, lambda: finetune(arguments.config, arguments.overrides))
+
+
+if __name__ == "__main__":
+    main()

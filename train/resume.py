@@ -1,0 +1,92 @@
+"""Training states for exact resuming: one safetensors file each, written atomically, the last K kept."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+PATTERN = "step-*.safetensors"
+
+
+class ResumeError(RuntimeError):
+    """A run that cannot be continued or saved; the message says why and what to do."""
+
+
+def state_path(folder: Path, step: int) -> Path:
+    """File of the state after `step` steps."""
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def latest_state(folder: Path) -> Path | None:
+    """The newest whole state; half-written files have another suffix and are never seen."""
+    return max(folder.glob(PATTERN), default=None)
+
+
+def save_state(folder: Path, step: int, tensors: dict[str, Tensor], values: dict, keep: int) -> Path:
+    """Write a state and drop all but the last `keep`. A full disk raises ResumeError and leaves the previous states."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = state_path(folder, step)
+    temporary = path.with_suffix(".tmp")
+    try:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata={"values": json.dumps(values)},
+        )
+        _sync(temporary)
+        temporary.replace(path)
+    except Exception as error:
+        temporary.unlink(missing_ok=True)
+        raise ResumeError(
+            f"The training state of step {step} could not be written to {folder}: {error}. "
+            "Free some disk space and start the same command again; earlier states are intact."
+        ) from error
+    for old in sorted(folder.glob(PATTERN))[:-keep]:
+        old.unlink()
+    return path
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and values of a state."""
+    with safe_open(str(path), framework="pt") as file:
+        values = json.loads(file.metadata()["values"])
+        return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118 (safe_open is no dict)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict]:
+    """An optimizer's state as named tensors and JSON values, for any optimizer whose state is made of both."""
+    tensors, values = {}, {}
+    for number, entries in optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            (tensors if isinstance(value, Tensor) else values)[f"optimizer.{number}.{key}"] = value
+    return tensors, values
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict) -> None:
+    """Inverse of optimizer_tensors."""
+    state: dict[int, dict] = {}
+    for name, value in {**tensors, **values}.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".", 2)
+            state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def check_same_run(saved: dict, current: dict, free: set[str]) -> None:
+    """Raise ResumeError when a setting outside `free` differs: the continued run would be another run."""
+    different = [key for key in current if key not in free and saved.get(key) != current[key]]
+    if different:
+        details = "; ".join(f"{key} was {saved.get(key)!r}, now {current[key]!r}" for key in different)
+        raise ResumeError(
+            f"The run folder holds a run with other settings ({details}). Choose another `output:` for a new "
+            "run, or use the old settings to continue."
+        )

@@ -1,0 +1,223 @@
+"""All training samples of a run as flat arrays over the cached latents and texts."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from train.cache import RowStore, digest, fill
+from train.data.base import ABSENT_GROUPS, DataError, Query, Sample, Source
+from train.data.prepare import LATENT_PIXELS, Prepared, mask_pixels, prepare
+from train.model import encode_pixels, module_digest
+from train.text import TextCache
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cached image: digests of its image, label validity (or None) and of the mask of each query."""
+
+    image: bytes
+    valid: bytes | None
+    queries: tuple[tuple[Query, bytes], ...]
+
+
+class LatentCache:
+    """Latents of images and masks for one VAE and resolution, and the list of what each image can be asked."""
+
+    def __init__(self, folder: Path, vae, resolution: int, batch: int = 16, workers: int = 0):
+        self.vae, self.resolution, self.batch, self.workers = vae, resolution, batch, workers
+        self.folder = folder / f"latents-{module_digest(vae)}-{resolution}"
+        side = resolution // LATENT_PIXELS
+        latent = (vae.config.latent_channels, side, side)
+        self.images, self.masks = RowStore(self.folder, "images", latent), RowStore(self.folder, "masks", latent)
+        self.bits = RowStore(self.folder, "bits", (resolution * resolution // 8,), "uint8")
+        self.valid = RowStore(self.folder, "valid", (1, side, side), "uint8")
+        self.manifest, self.lock = self.folder / "samples.jsonl", FileLock(self.folder / "samples.lock")
+        self.entries = dict(self._read_manifest())
+
+    def _read_manifest(self) -> Iterator[tuple[str, Entry]]:
+        """Whole lines whose rows are all there; anything else is encoded again."""
+        if not self.manifest.is_file():
+            return
+        for line in self.manifest.read_bytes().splitlines():
+            try:
+                identity, entry = _entry_from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                continue
+            if entry.image in self.images and all(
+                mask in self.masks and mask in self.bits for _, mask in entry.queries
+            ):
+                yield identity, entry
+
+    def add(self, source: Source, progress: bool = True) -> list[Entry]:
+        """Entries of every image of a source, encoding what is missing."""
+        identities = [source.identity(index) for index in range(len(source))]
+        missing = [index for index, identity in enumerate(identities) if identity not in self.entries]
+        loader = DataLoader(_Samples(source, missing, self.resolution), batch_size=None, num_workers=self.workers)
+        bar = tqdm(
+            total=len(missing), desc="encoding images and masks", unit="image", disable=not (missing and progress)
+        )
+        with bar, self.lock:
+            for chunk in _chunks(zip(missing, loader, strict=True), self.batch):
+                entries = self._encode([sample for _, sample in chunk], [identities[index] for index, _ in chunk])
+                self._remember(entries)
+                bar.update(len(chunk))
+        return [self.entries[identity] for identity in identities]
+
+    def _remember(self, entries: list[tuple[str, Entry]]) -> None:
+        lines = "".join(json.dumps(_entry_to_json(identity, entry)) + "\n" for identity, entry in entries)
+        with self.manifest.open("a", encoding="utf-8") as file:
+            if file.tell() and not _ends_with_newline(self.manifest):
+                file.write("\n")
+            file.write(lines)
+        self.entries.update(entries)
+
+    @torch.no_grad()
+    def _encode(
+        self, samples: list[tuple[tuple[Query, ...], Prepared]], identities: list[str]
+    ) -> list[tuple[str, Entry]]:
+        pixels = [prepared.pixels for _, prepared in samples]
+        image_keys = [digest(identity) for identity in identities]
+        self._fill(self.images, image_keys, lambda at: torch.stack([pixels[i] for i in at]))
+        masks = [mask for _, prepared in samples for mask in prepared.masks]
+        masks.append(torch.zeros((self.resolution, self.resolution), dtype=torch.bool))
+        packed = [np.packbits(mask.numpy()) for mask in masks]
+        mask_keys = [digest(row.tobytes()) for row in packed]
+        self._fill(self.masks, mask_keys, lambda at: mask_pixels(torch.stack([masks[i] for i in at])))
+        self.bits.append(mask_keys, np.stack(packed))
+        present, empty = iter(mask_keys[:-1]), mask_keys[-1]
+        entries = []
+        for (queries, prepared), identity, image in zip(samples, identities, image_keys, strict=True):
+            pairs = tuple((query, empty if query.group in ABSENT_GROUPS else next(present)) for query in queries)
+            entries.append((identity, Entry(image, self._valid_key(prepared.valid), pairs)))
+        return entries
+
+    def _fill(self, store: RowStore, keys: list[bytes], pixels) -> None:
+        device = self.vae.device
+        fill(store, keys, lambda at: encode_pixels(self.vae, pixels(at).to(device)).float(), self.batch)
+
+    def _valid_key(self, valid: Tensor | None) -> bytes | None:
+        if valid is None:
+            return None
+        row = valid[None, None].numpy().astype(np.uint8)  # [h,w] -> [1,1,h,w]
+        key = digest(row.tobytes())
+        self.valid.append([key], row)
+        return key
+
+
+class _Samples(torch.utils.data.Dataset):
+    """Loading and resizing, done by worker processes where asked for; mask arrays travel in Prepared only."""
+
+    def __init__(self, source: Source, indices: list[int], resolution: int):
+        self.source, self.indices, self.resolution = source, indices, resolution
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[tuple[Query, ...], Prepared]:
+        sample = self.source.sample(self.indices[position])
+        bare = tuple(Query(q.name, q.prompts, None, q.group) for q in sample.queries)
+        return bare, prepare(_checked(sample), self.resolution)
+
+
+def _checked(sample: Sample) -> Sample:
+    for query in sample.queries:
+        if (query.mask is None) != (query.group in ABSENT_GROUPS):
+            raise DataError(
+                f'The query "{query.name}" of group {query.group} has {"no" if query.mask is None else "a"} mask.'
+            )
+    return sample
+
+
+def _chunks(items: Iterable, size: int) -> Iterator[list]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read() == b"\n"
+
+
+def _entry_to_json(identity: str, entry: Entry) -> dict:
+    queries = [[q.name, q.prompts, q.group, mask.hex()] for q, mask in entry.queries]
+    return {"id": identity, "image": entry.image.hex(), "valid": entry.valid and entry.valid.hex(), "queries": queries}
+
+
+def _entry_from_json(line: dict) -> tuple[str, Entry]:
+    queries = tuple(
+        (Query(name, tuple(prompts), None, group), bytes.fromhex(mask))
+        for name, prompts, group, mask in line["queries"]
+    )
+    return line["id"], Entry(bytes.fromhex(line["image"]), line["valid"] and bytes.fromhex(line["valid"]), queries)
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """Every (image, query) of a run as arrays of length N.
+
+    image, mask, bits, valid (-1: all known): rows of the stores. first, count: the texts of a query are the rows
+    phrases[first : first + count]. class_id: index into class_names. absent: 0 present, 1 hard, 2 random. All int64.
+    weight: float64, the share of a source in the mix spread over its queries.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    bits: np.ndarray
+    valid: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    class_id: np.ndarray
+    absent: np.ndarray
+    weight: np.ndarray
+    phrases: np.ndarray
+    class_names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+def build_table(sources: list[tuple[Source, float]], latents: LatentCache, texts: TextCache) -> SampleTable:
+    """Encode everything not yet cached and flatten it. Held-out queries are left out: this is for training."""
+    records, prompts, classes = [], [], {}
+    for source, share in sources:
+        pairs = [
+            (entry, query, mask)
+            for entry in latents.add(source)
+            for query, mask in entry.queries
+            if query.group != "held_out"
+        ]
+        for entry, query, mask in pairs:
+            absent = 1 + ABSENT_GROUPS.index(query.group) if query.group in ABSENT_GROUPS else 0
+            valid = -1 if entry.valid is None else latents.valid.index[entry.valid]
+            class_id = classes.setdefault(query.name, len(classes))
+            records.append(
+                (
+                    latents.images.index[entry.image],
+                    latents.masks.index[mask],
+                    latents.bits.index[mask],
+                    valid,
+                    len(prompts),
+                    len(query.prompts),
+                    class_id,
+                    absent,
+                    share / len(pairs),
+                )
+            )
+            prompts.extend(query.prompts)
+    if not any(record[7] == 0 for record in records):
+        raise DataError("The training data holds no mask with any pixel set. Check the data YAML's paths and classes.")
+    columns = [np.array(column) for column in zip(*records, strict=True)]
+    unique = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    rows = np.array(texts.row_numbers(list(unique)))
+    return SampleTable(*columns, rows[[unique[prompt] for prompt in prompts]], list(classes))
