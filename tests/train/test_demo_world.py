@@ -1,0 +1,97 @@
+"""The demo world: reproducible, exact, and honest about what was never shown in training."""
+
+import numpy as np
+import pytest
+
+from train.demo.world import HELD_OUT, MIN_SHARE, PAIRS, SEEN, SYNONYMS, DemoWorld
+
+SCENES = 60
+HELD_OUT_NAMES = {f"{colour} {shape}" for colour, shape in HELD_OUT}
+
+
+@pytest.fixture(scope="module", params=["train", "val", "test"])
+def world(request):
+    return DemoWorld(SCENES, seed=5, split=request.param)
+
+
+@pytest.fixture(scope="module")
+def scenes(world):
+    return [world.sample(i) for i in range(len(world))]
+
+
+def test_a_scene_depends_on_its_seed_split_and_number_alone(world, scenes):
+    again = DemoWorld(1000, seed=5, split=world.split).sample(7)
+    assert np.array_equal(again.image, scenes[7].image)
+    assert list(again.masks) == list(scenes[7].masks)
+    assert not np.array_equal(DemoWorld(SCENES, seed=6, split=world.split).sample(7).image, scenes[7].image)
+    assert not np.array_equal(scenes[8].image, scenes[7].image)
+
+
+def test_object_masks_are_disjoint_and_none_is_tiny_or_mostly_hidden(scenes):
+    for scene in scenes:
+        stack = np.stack([thing.mask for thing in scene.objects])
+        assert stack.sum(0).max() == 1
+        assert (stack.mean((1, 2)) >= MIN_SHARE).all()
+        assert all(thing.visible >= 0.7 for thing in scene.objects)
+
+
+def test_masks_show_the_colour_they_are_named_for(scenes):
+    """The pixels under a mask are nearer to each other than to the rest of the picture."""
+    for scene in scenes[:20]:
+        for thing in scene.objects:
+            inside = scene.image[thing.mask].astype(float)
+            assert inside.std(0).mean() < scene.image[~thing.mask].astype(float).std(0).mean() + 25
+
+
+def test_attribute_prompts_are_unions_of_their_objects(scenes):
+    for scene in scenes:
+        for thing in scene.objects:
+            for key, prompt in (("shape", f"the {thing.shape}"), ("colour", f"everything {thing.colour}")):
+                same = [o.mask for o in scene.objects if getattr(o, key) == getattr(thing, key)]
+                assert np.array_equal(scene.masks[prompt], np.logical_or.reduce(same))
+
+
+def test_captions_name_every_object_and_nothing_else(scenes):
+    for scene in scenes:
+        named = {f"{c} {s}" for c, s in PAIRS if f"{c} {s}" in scene.caption.rpartition(" on ")[0]}
+        assert named == {thing.name for thing in scene.objects}
+
+
+def test_absent_prompts_are_absent_and_hard_ones_share_an_attribute(scenes):
+    for scene in scenes:
+        colours, shapes = {o.colour for o in scene.objects}, {o.shape for o in scene.objects}
+        assert set(scene.absent.values()) == {"hard", "random"}
+        for prompt, kind in scene.absent.items():
+            assert prompt not in scene.masks
+            assert any(word in colours | shapes for word in prompt.split()) == (kind == "hard")
+
+
+def test_training_never_meets_a_held_out_pair():
+    ways = {f"{c} {s}" for c, s in HELD_OUT}
+    for colour, shape in HELD_OUT:
+        ways |= {f"{c} {s}" for c in (colour, *SYNONYMS[colour]) for s in (shape, *SYNONYMS[shape])}
+        ways |= {f"{s} that is {c}" for c in (colour, *SYNONYMS[colour]) for s in (shape, *SYNONYMS[shape])}
+    world = DemoWorld(300, seed=5, split="train")
+    for scene in (world.sample(i) for i in range(len(world))):
+        assert not any(thing.held_out for thing in scene.objects)
+        texts = [scene.caption, *scene.masks, *scene.absent]
+        assert not any(way in text for text in texts for way in ways)
+
+
+def test_test_scenes_hold_seen_and_held_out_pairs():
+    world = DemoWorld(30, seed=5, split="test")
+    for scene in (world.sample(i) for i in range(len(world))):
+        assert any(scene.pairs.values())
+        assert scene.pairs == {name: name in HELD_OUT_NAMES for name in scene.pairs}
+
+
+def test_every_colour_and_every_shape_has_one_held_out_pair():
+    assert len({c for c, _ in HELD_OUT}) == len({s for _, s in HELD_OUT}) == len(HELD_OUT) == 8
+    assert len(SEEN) == len(PAIRS) - 8
+
+
+def test_wrong_split_and_index_are_refused_with_the_valid_ones():
+    with pytest.raises(ValueError, match="train, val, test"):
+        DemoWorld(3, split="dev")
+    with pytest.raises(IndexError, match="0 to 2"):
+        DemoWorld(3).sample(3)
