@@ -15,9 +15,10 @@ from . import host
 from .core import ddim, geometry, masks, schedule, tiles
 from .core.palettes import palette
 from .core.prompts import Prompt
+from .preview import SIZE as PREVIEW_SIZE
+from .preview import MaskPreview
 
 DEFAULT_RESOLUTION = 512
-PREVIEW_SIZE = 384
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class EncodedImage:
     geometry: geometry.Geometry
     tile_plan: tiles.TilePlan | None
     probe: Tensor
+
+    def frame(self, index: int) -> Tensor:
+        """The photo (or tile) behind latents[index]: [h,w,3] in [0,1]."""
+        if self.tile_plan is None:
+            return self.image[index]
+        batch, tile = divmod(index, len(self.tile_plan.corners))
+        return tiles.cut_tile(self.image[batch], self.tile_plan, tile)
 
 
 @dataclass(frozen=True)
@@ -170,8 +178,9 @@ def sample_masks(model, prompts: EncodedPrompts, image: EncodedImage, settings: 
     jobs = [(f, k, s, e) for f in range(len(image.latents)) for k in range(count)
             for s in range(len(prompts.embeddings[k])) for e in range(members)]
     out = torch.zeros(members, len(image.latents) * count, 4, *size)
+    run = _Run(model, prompts, image, noises, plan, settings.sampler, progress, MaskPreview(image))
     for chunk in _chunks(jobs, host.chunk_size(model, tuple(size))):
-        latents = _sample_chunk(model, chunk, prompts, image, noises, plan, settings.sampler, progress)
+        latents = _sample_chunk(run, chunk)
         for (f, k, _s, e), latent in zip(chunk, latents, strict=True):
             out[e, f * count + k] += latent / len(prompts.embeddings[k])
     source = MaskSource(image, prompts.names, config.threshold, out if members > 1 else None)
@@ -195,42 +204,38 @@ def _chunks(items: list, size: int):
     return (items[i:i + size] for i in range(0, len(items), size))
 
 
-def _sample_chunk(model, chunk, prompts, image, noises, plan, sampler, progress) -> Tensor:
-    """One batch [N,4,h,w]; halved and tried again when the device runs out of memory."""
+@dataclass(frozen=True)
+class _Run:
+    """What every chunk of one sampling run shares; noises [E,4,h,w]."""
+
+    model: object
+    prompts: EncodedPrompts
+    image: EncodedImage
+    noises: Tensor
+    plan: schedule.DDIMSchedule
+    sampler: object
+    progress: Progress
+    preview: MaskPreview
+
+
+def _sample_chunk(run: _Run, chunk: list[tuple[int, int, int, int]]) -> Tensor:
+    """One batch of (frame, prompt, wording, member) → [N,4,h,w]; halved and tried again when memory runs out."""
     try:
-        text = torch.stack([prompts.embeddings[k][s] for _f, k, s, _e in chunk])  # [N,77,D]
-        photo = torch.stack([image.latents[f] for f, *_ in chunk])  # [N,4,h,w]
-        noise = torch.stack([noises[e] for *_, e in chunk])  # [N,4,h,w]
+        text = torch.stack([run.prompts.embeddings[k][s] for _f, k, s, _e in chunk])  # [N,77,D]
+        photo = torch.stack([run.image.latents[f] for f, *_ in chunk])  # [N,4,h,w]
+        noise = torch.stack([run.noises[e] for *_, e in chunk])  # [N,4,h,w]
+        frame, prompt = chunk[0][:2]
 
         def on_step(_i: int, x0: Tensor) -> None:
-            progress.advance(len(chunk), _preview(image, chunk[0], x0[:1]))
+            run.progress.advance(len(chunk), run.preview.draw(frame, prompt, x0[0]))
 
-        return host.sample(model, text, photo, noise, plan, on_step, sampler).cpu()
+        return host.sample(run.model, text, photo, noise, run.plan, on_step, run.sampler).cpu()
     except Exception as error:
         if len(chunk) == 1 or not host.is_out_of_memory(error):
             raise
     host.release_memory()
     half = len(chunk) // 2
-    return torch.cat([_sample_chunk(model, part, prompts, image, noises, plan, sampler, progress)
-                      for part in (chunk[:half], chunk[half:])])
-
-
-def _preview(image: EncodedImage, job: tuple, x0: Tensor) -> Image.Image:
-    """The photo with the mask as it looks now, at latent resolution: x0 [1,4,h,w] against the black and white latents."""
-    black, white = image.probe
-    axis = (white - black) / (white - black).square().sum()
-    soft = ((x0[0].float().cpu() - black[:, None, None]) * axis[:, None, None]).sum(0).clamp(0, 1)  # [4,h,w] → [h,w]
-    frame, prompt = job[0], job[1]
-    photo = image.image[frame:frame + 1] if image.tile_plan is None else \
-        tiles.cut_tiles(image.image[frame // len(image.tile_plan.corners)][None], image.tile_plan)[
-            frame % len(image.tile_plan.corners)][None]
-    small = geometry.plan_geometry(photo.shape[1], photo.shape[2], PREVIEW_SIZE).resized
-    picture = geometry.resize(photo.movedim(-1, 1), small)[0].movedim(0, -1)  # [h,w,3]
-    height, width = (round(s * r / p) for s, r, p in zip(soft.shape, image.geometry.resized, image.geometry.padded, strict=True))
-    strength = geometry.resize(soft[None, None, :max(1, height), :max(1, width)], small)[0, 0, :, :, None]
-    colour = palette(prompt + 1)[prompt].float() / 255
-    blend = picture * (1 - 0.65 * strength) + colour * 0.65 * strength
-    return Image.fromarray((blend.clamp(0, 1) * 255).round().byte().numpy())
+    return torch.cat([_sample_chunk(run, part) for part in (chunk[:half], chunk[half:])])
 
 
 def decode_count(latent: dict, uncertainty: bool = False) -> int:

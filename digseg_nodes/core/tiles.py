@@ -36,9 +36,14 @@ def _starts(length: int, tile: int) -> list[int]:
 
 def cut_tiles(image: Tensor, plan: TilePlan) -> Tensor:
     """[B,H,W,C] → [B*T,h,w,C], frame by frame, within a frame row by row."""
-    h, w = plan.tile
-    tiles = [image[:, r:r + h, c:c + w] for r, c in plan.corners]
+    tiles = [cut_tile(image, plan, i) for i in range(len(plan.corners))]
     return torch.stack(tiles, dim=1).flatten(0, 1)  # [B,T,h,w,C] → [B*T,h,w,C]
+
+
+def cut_tile(image: Tensor, plan: TilePlan, index: int) -> Tensor:
+    """Tile number `index` of [...,H,W,C]: [...,h,w,C]."""
+    (r, c), (h, w) = plan.corners[index], plan.tile
+    return image[..., r:r + h, c:c + w, :]
 
 
 def join_tiles(masks: Tensor, plan: TilePlan) -> Tensor:

@@ -1,0 +1,50 @@
+"""The live picture a node shows while it samples: the photo under the mask as it looks so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from PIL import Image
+from torch import Tensor
+
+from .core import geometry
+from .core.draw import to_picture
+from .core.palettes import palette
+
+if TYPE_CHECKING:
+    from .segmentation import EncodedImage
+
+SIZE = 384
+STRENGTH = 0.65
+
+
+class MaskPreview:
+    """Draws previews of one EncodedImage; the shrunken photo of the frame in work is kept, so that a step costs little."""
+
+    def __init__(self, image: EncodedImage):
+        self.image = image
+        self.frame = -1
+        self.photo: Tensor | None = None
+
+    def draw(self, frame: int, prompt: int, x0: Tensor) -> Image.Image:
+        """x0 [4,h,w] unscaled, of prompt number `prompt` → the frame's photo, at most SIZE pixels, tinted where the mask is."""
+        photo = self._photo(frame)  # [h,w,3]
+        strength = self._soft(x0, tuple(photo.shape[:2])) * STRENGTH  # [h,w,1]
+        colour = palette(prompt + 1)[prompt].float() / 255
+        return to_picture(photo * (1 - strength) + colour * strength)
+
+    def _photo(self, frame: int) -> Tensor:
+        if frame != self.frame:
+            photo = self.image.frame(frame)[None]  # [1,H,W,3]
+            small = geometry.plan_geometry(photo.shape[1], photo.shape[2], SIZE).resized
+            self.photo, self.frame = geometry.resize(photo.movedim(-1, 1), small)[0].movedim(0, -1), frame
+        return self.photo
+
+    def _soft(self, x0: Tensor, size: tuple[int, int]) -> Tensor:
+        """How far x0 lies on the way from the black latent to the white one: [4,h,w] → [H,W,1] in [0,1]."""
+        black, white = self.image.probe
+        axis = (white - black) / (white - black).square().sum()
+        soft = ((x0.float().cpu() - black[:, None, None]) * axis[:, None, None]).sum(0).clamp(0, 1)
+        fitted = self.image.geometry
+        height, width = (max(1, round(s * r / p)) for s, r, p in zip(soft.shape, fitted.resized, fitted.padded, strict=True))
+        return geometry.resize(soft[None, None, :height, :width], size)[0, 0, :, :, None]
