@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from PIL import Image
 from torch import Tensor
 
 from .core import geometry
 from .core.draw import to_picture
+from .core.encoded import EncodedImage
 from .core.palettes import palette
-
-if TYPE_CHECKING:
-    from .segmentation import EncodedImage
 
 SIZE = 384
 STRENGTH = 0.65

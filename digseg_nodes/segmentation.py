@@ -13,52 +13,13 @@ from torch import Tensor
 
 from . import host
 from .core import ddim, geometry, masks, schedule, tiles
+from .core.encoded import EncodedImage, EncodedPrompts, MaskSource
 from .core.palettes import palette
 from .core.prompts import Prompt
 from .preview import SIZE as PREVIEW_SIZE
 from .preview import MaskPreview
 
 DEFAULT_RESOLUTION = 512
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """The DIGSEG_IMAGE type. latents: E(x) before scaling [F,4,h,w], F = frames x tiles. image: the photo [B,H,W,3] in [0,1].
-
-    geometry: how each frame (or tile) was fitted. tile_plan: None when the image was taken whole. probe: [2,4] mean
-    latents of a black and of a white picture, which turn a mask latent into a cheap preview.
-    """
-
-    latents: Tensor
-    image: Tensor
-    geometry: geometry.Geometry
-    tile_plan: tiles.TilePlan | None
-    probe: Tensor
-
-    def frame(self, index: int) -> Tensor:
-        """The photo (or tile) behind latents[index]: [h,w,3] in [0,1]."""
-        if self.tile_plan is None:
-            return self.image[index]
-        batch, tile = divmod(index, len(self.tile_plan.corners))
-        return tiles.cut_tile(self.image[batch], self.tile_plan, tile)
-
-
-@dataclass(frozen=True)
-class EncodedPrompts:
-    """The DIGSEG_PROMPTS type. names: K labels; embeddings: per prompt [S,77,D], one row per wording."""
-
-    names: tuple[str, ...]
-    embeddings: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class MaskSource:
-    """What a LATENT of masks must carry to be decoded: LATENT["digseg"]. members: [E,F*K,4,h,w] or None."""
-
-    image: EncodedImage
-    names: tuple[str, ...]
-    threshold: float
-    members: Tensor | None = None
 
 
 @dataclass
