@@ -415,8 +415,8 @@ def sample(model, text: Tensor, image_latents: Tensor, noise: Tensor, schedule: 
 
     def ddim(model_fn, x, sigmas, extra_args=None, callback=None, disable=None):
         ones = x.new_ones([x.shape[0]])
-        start = x / (1.0 + float(schedule.sigmas[0]) ** 2) ** 0.5  # the host scaled unit noise by sqrt(1 + sigma^2)
-        return ddim_sample(lambda y, sigma: model_fn(y, ones * sigma, **(extra_args or {})), start, schedule,
+        # x is the noise scaled by the host, by sigma or by sqrt(1 + sigma^2) as its rules say: start from the noise itself.
+        return ddim_sample(lambda y, sigma: model_fn(y, ones * sigma, **(extra_args or {})), noise.to(x), schedule,
                            lambda i, x0, y: callback({"i": i, "denoised": x0, "x": y, "sigma": sigmas[i]}))
 
     def report(i, x0, _x, _total):

@@ -46,5 +46,7 @@ def ddim_sample(denoise: Denoiser, noise: Tensor, schedule: DDIMSchedule, callba
         epsilon = (x_scaled - x0) / sigma
         if callback is not None:
             callback(i, x0, x_scaled)
+        if schedule.clip is not None:
+            x0 = x0.clamp(-schedule.clip, schedule.clip)
         x = (x0 + previous * epsilon) / (1.0 + previous**2) ** 0.5
     return x
