@@ -118,7 +118,11 @@ class Client:
 
     def get(self, path: str, **query: str):
         """The JSON answer to a GET; raises aiohttp.ClientResponseError for 4xx and 5xx."""
-        return json.loads(self._wait(self._request("GET", path, params=query)))
+        return json.loads(self.get_bytes(path, **query))
+
+    def get_bytes(self, path: str, **query: str) -> bytes:
+        """The answer to a GET as it comes."""
+        return self._wait(self._request("GET", path, params=query))
 
     def post(self, path: str, payload: dict | None = None) -> bytes:
         """The answer to a POST of JSON, as bytes (some routes answer with nothing)."""
@@ -136,7 +140,7 @@ class Client:
 
     def picture(self, shown: dict) -> bytes:
         """The file behind one entry of `Run.outputs[id]["images"]`."""
-        return self._wait(self._request("GET", "/view", params=shown))
+        return self.get_bytes("/view", **shown)
 
     def interrupt(self) -> None:
         """Stop the graph that runs now."""

@@ -137,7 +137,7 @@ def run_demo(client: Client, output: Path, started: float) -> Path:
         shutil.rmtree(output)
     scenes = load_scenes()
     cards, lines = [], []
-    with tqdm(total=sum(len(scene.prompts) for scene in scenes), unit="mask", desc="Segmenting") as bar:
+    with tqdm(total=sum(len(scene.prompts) for scene in scenes), unit="mask", desc="Segmenting", disable=None) as bar:
         runner = Runner(client, bar)
         for scene in scenes:
             masks, overlay = runner.masks(scene)

@@ -1,0 +1,50 @@
+"""Wrong inputs get an answer that says what was found and what to do."""
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from workflows.api import GraphError, RunError
+
+from .conftest import LOADER, PICK, SEGMENT, Graph
+
+
+@pytest.fixture
+def graph(scene, present) -> Graph:
+    return Graph(scene.image, present[0])
+
+
+@pytest.mark.parametrize("text", ["", "  \n \n"])
+def test_empty_text(client, graph, text):
+    with pytest.raises((GraphError, RunError), match=r"(?i)type|write|at least one"):
+        client.run(graph.change(SEGMENT, text=text).prompt)
+
+
+def test_unknown_name_lists_the_known_ones(client, graph, present):
+    with pytest.raises(RunError, match=f"no mask named 'teapot'.*{present[0]}"):
+        client.run(graph.change(PICK, names="teapot").prompt)
+
+
+def test_checkpoint_that_is_not_there(client, graph):
+    with pytest.raises(GraphError, match=r"nowhere\.safetensors"):
+        client.run(graph.change(LOADER, checkpoint="nowhere.safetensors").prompt)
+
+
+def test_text_to_image_model_is_named_and_refused(client, graph):
+    with pytest.raises(RunError, match=r"4 input channels"):
+        client.run(graph.change(LOADER, checkpoint="digseg-demo-base.safetensors").prompt)
+
+
+def test_file_that_is_no_checkpoint(client, graph, host):
+    folder = host.base / "models" / "digseg"
+    (folder / "torn.safetensors").write_bytes(b"not a safetensors file")
+    save_file({"some.weight": torch.zeros(3)}, folder / "other.safetensors")
+    for name in ("torn.safetensors", "other.safetensors"):
+        with pytest.raises(RunError, match=name):
+            client.run(graph.change(LOADER, checkpoint=name).prompt)
+
+
+def test_values_out_of_range_are_refused_before_anything_runs(client, graph):
+    with pytest.raises(GraphError, match="ensemble"):
+        client.run(graph.change(SEGMENT, ensemble=0).prompt)
