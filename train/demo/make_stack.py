@@ -71,6 +71,7 @@ def run_base(out: Path, config: dict) -> None:
 def run_export(out: Path, config: dict) -> None:
     from train.demo import base
 
+    base.sample_sheet(out, out / "samples.png")
     base.export(out, ROOT / config["export"])
 
 

@@ -32,7 +32,7 @@ def _prompts(scene: Scene, number: int) -> list[tuple[str, str | None, bool]]:
     out.append((synonym, thing.name, thing.held_out))
     attribute = f"everything {thing.colour}" if number % 2 else f"the {thing.shape}"
     out.append((attribute, attribute, False))
-    absent = [text for text, kind in scene.absent.items() if kind == ("hard" if number % 2 else "random")][0]
+    absent = next(text for text, kind in scene.absent.items() if kind == ("hard" if number % 2 else "random"))
     return [*out, (absent, None, tuple(absent.split()) in HELD_OUT)]
 
 

@@ -116,8 +116,8 @@ def _fit(folder: Path, seconds: float | None, steps: int | None, seed: int, size
 
     def loss_of(generator: torch.Generator, progress: float) -> tuple[torch.Tensor, str]:
         rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-        crop, n = (64, size) if progress < 0.75 else (128, max(size // 2, 2))
-        masks = max(1, n * 3 // 8)
+        crop, n = (64, size) if progress < 0.7 else (128, max(size // 2, 2))
+        masks = max(int(rng.random() < 0.6), n * 3 // 8)
         truth = batch(cache, rng, n - masks, masks, crop)
         posterior = vae.encode(truth).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator)
