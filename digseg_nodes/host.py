@@ -41,7 +41,9 @@ STOCK_SIGMA_MAX = 4519.0
 CPU_CHUNK, GPU_CHUNK = 1, 32
 """U-Net items per call at most. One on a CPU: no slower there, and a mask is bit-identical however many are asked."""
 WEIGHT_DTYPES = {"default": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
-                 "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}
+                 "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+                 "fp8_e5m2": torch.float8_e5m2}
+"""Storage of the U-Net's weights; `_fast` also multiplies in fp8 where the device can."""
 
 mm = comfy.model_management
 
@@ -77,9 +79,9 @@ def checkpoint_path(name: str) -> Path:
                           f"found there now: {', '.join(checkpoint_names()) or 'nothing'}.")
 
 
-def open_named(name: str, in_channels: int = 8) -> Checkpoint:
+def open_named(name: str, in_channels: int = 8, mask_target: str = "auto") -> Checkpoint:
     """Open a checkpoint of the digseg folders by its name in the list; only headers are read."""
-    return open_checkpoint(checkpoint_path(name), in_channels)
+    return open_checkpoint(checkpoint_path(name), in_channels, mask_target)
 
 
 def fingerprint(name: str) -> float | str:
@@ -143,9 +145,12 @@ def load_model(checkpoint: Checkpoint, weight_dtype: str = "default"):
         layout, uneven_heads = host_layout(config.unet)
     except UnsupportedUNet as error:
         raise CheckpointError(f"{checkpoint.path.name} has a U-Net that ComfyUI cannot run: {error}") from error
+    if config.unet.get("upcast_attention"):
+        layout["attn_precision"] = torch.float32
     weights = _native_unet(checkpoint.state_dict("unet", _read), layout, checkpoint.path.name)
     host_config = _HostConfig(layout)
     _choose_dtype(host_config, weights, WEIGHT_DTYPES[weight_dtype])
+    host_config.optimizations["fp8"] = weight_dtype.endswith("_fast")
     model = DiGSegModel(host_config, config)
     if uneven_heads:
         _set_heads(model.diffusion_model, layout, head_counts(config.unet))

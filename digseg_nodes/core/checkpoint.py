@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
 
@@ -14,17 +14,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import diffusers_folder
+from .bare_unet import bare_scheduler, bare_unet_config, unet_prefix
+from .errors import CheckpointError
 from .foreign import describe_foreign, describe_not_safetensors
+from .ldm_names import LDM_PREFIX, names_from_ldm
 
 FORMAT = 1
 COMPONENTS = ("unet", "vae", "text_encoder", "mask_decoder")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 MASK_TARGETS = ("binary", "overlay")
 INITIAL_NOISES = ("gaussian", "zero")
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be used as a DiGSeg checkpoint; the message says what it is and what to do."""
+LDM_LAYOUT = "ldm"
+"""`digseg.layout` of a file in the original Stable Diffusion names, as train/convert.py writes it."""
+LDM_CONV_IN = "digseg.conv_in.weight"
+"""conv_in as it was before it was rearranged for InstructPixToPix nodes; the tensor our own loaders take."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,31 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """An opened checkpoint: headers are read, tensors are not.
+class Part:
+    """Where one component lies: weight files, and how stored names become diffusers / transformers names.
 
-    parts maps a component name to (weight files, key prefix inside them).
+    prefix: cut off the stored names, others are not of this component. names: stored name → name, instead of a prefix.
     """
+
+    files: list[Path]
+    prefix: str = ""
+    names: dict[str, str] | None = None
+
+    def name_of(self, stored: str) -> str | None:
+        """The tensor's diffusers / transformers name; None when it is not of this component."""
+        if self.names is not None:
+            return self.names.get(stored)
+        return stored[len(self.prefix):] if stored.startswith(self.prefix) else None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: headers are read, tensors are not. metadata: the file's own, empty for folders."""
 
     path: Path
     config: CheckpointConfig
-    parts: dict[str, tuple[list[Path], str]]
+    parts: dict[str, Part]
+    metadata: dict[str, str] = field(default_factory=dict)
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -97,19 +117,32 @@ class Checkpoint:
         if component not in self.parts:
             raise CheckpointError(f"{self.path.name} has no {component.replace('_', ' ')} (it has: "
                                   f"{', '.join(self.components)}). Take it from your Stable Diffusion checkpoint.")
-        files, prefix = self.parts[component]
+        part = self.parts[component]
         out: dict[str, Tensor] = {}
-        for file in files:
-            tensors = read(str(file)).items() if read else _read_prefixed(file, prefix)
-            out.update({k[len(prefix):]: v for k, v in tensors if k.startswith(prefix)})
-        return out
+        for file in part.files:
+            tensors = read(str(file)).items() if read else _read_wanted(file, part)
+            out.update({part.name_of(k): v for k, v in tensors if part.name_of(k) is not None})
+        return dict(_modern(out)) if component == "vae" else out
 
 
-def _read_prefixed(file: Path, prefix: str):
+def _read_wanted(file: Path, part: Part) -> Iterator[tuple[str, Tensor]]:
     with safe_open(str(file), framework="pt") as f:
         for key in f.keys():  # noqa: SIM118 (safe_open is no dict)
-            if key.startswith(prefix):
+            if part.name_of(key) is not None:
                 yield key, f.get_tensor(key)
+
+
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _modern(vae: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The VAE's attention as today's diffusers names and shapes it: Marigold v1.0's is older, LDM's is convolutions."""
+    for name, tensor in vae.items():
+        if ".attentions." not in name:
+            yield name, tensor
+            continue
+        *module, layer, kind = name.split(".")
+        yield ".".join([*module, _OLD_ATTENTION.get(layer, layer), kind]), tensor.flatten(1) if tensor.ndim == 4 else tensor
 
 
 def save_checkpoint(path: str | os.PathLike, components: dict[str, dict[str, Tensor]], config: CheckpointConfig, *,
@@ -124,9 +157,17 @@ def save_checkpoint(path: str | os.PathLike, components: dict[str, dict[str, Ten
         raise CheckpointError(f"A checkpoint holds {', '.join(COMPONENTS)} and at least the unet; "
                               f"got {sorted(components)}.")
     tensors = {f"{c}.{k}": v.detach().cpu().contiguous() for c, sd in components.items() for k, v in sd.items()}
-    metadata = {"digseg.format": str(FORMAT), "digseg.config": config.to_json(),
-                **_modelspec(config, title, description, license)}
-    path = Path(path)
+    write_safetensors(Path(path), tensors, describe_config(config, title, description, license))
+
+
+def describe_config(config: CheckpointConfig, title: str, description: str = "", license: str = "") -> dict[str, str]:
+    """The `__metadata__` of a checkpoint file."""
+    return {"digseg.format": str(FORMAT), "digseg.config": config.to_json(),
+            **_modelspec(config, title, description, license)}
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a .safetensors file atomically: a reader sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(handle)
@@ -149,19 +190,26 @@ def _modelspec(config: CheckpointConfig, title: str, description: str, license: 
             "modelspec.prediction_type": config.prediction_type}
 
 
-def open_checkpoint(path: str | os.PathLike, in_channels: int = 8) -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike, in_channels: int = 8, mask_target: str = "auto") -> Checkpoint:
     """Open a DiGSeg checkpoint (single file or diffusers folder), reading headers only.
 
     in_channels: input channels its U-Net must have, 8 for DiGSeg, 4 for a text-to-image base in the same format.
+    mask_target: how its masks are drawn, `binary` or `overlay`; `auto` takes what the file says (binary where a folder
+    says nothing). A file that says nothing at all (a U-Net alone) needs it said.
     Raises CheckpointError for anything else, naming what the file is and what to do.
     """
     path = Path(path)
+    if mask_target != "auto":
+        _one_of("mask_target", mask_target, MASK_TARGETS)
     if not path.exists():
         raise CheckpointError(f"There is no file {path}. Put DiGSeg checkpoints into ComfyUI/models/digseg/.")
-    checkpoint = _open_folder(path) if path.is_dir() else _open_file(path)
+    checkpoint = _open_folder(path, mask_target) if path.is_dir() else _open_file(path, mask_target)
     found = checkpoint.config.unet.get("in_channels", 4)
     if found != in_channels:
         raise CheckpointError(_wrong_channels(path, found, in_channels))
+    if in_channels == 4:  # how a base spaces its own steps is for painting; DiGSeg models made from it use trailing (3.7)
+        scheduler = {**checkpoint.config.scheduler, "timestep_spacing": "trailing"}
+        return replace(checkpoint, config=replace(checkpoint.config, scheduler=scheduler))
     return checkpoint
 
 
@@ -174,7 +222,7 @@ def _wrong_channels(path: Path, found: int, expected: int) -> str:
             f"{expected} input channels are needed here. {advice}")
 
 
-def _open_file(path: Path) -> Checkpoint:
+def _open_file(path: Path, mask_target: str) -> Checkpoint:
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata, keys = f.metadata() or {}, list(f.keys())
@@ -182,45 +230,69 @@ def _open_file(path: Path) -> Checkpoint:
             shapes = {} if ours else {k: tuple(f.get_slice(k).get_shape()) for k in keys}
     except Exception as error:
         raise CheckpointError(describe_not_safetensors(path, error)) from error
-    if "digseg.format" not in metadata:
-        raise CheckpointError(describe_foreign(path, shapes))
-    if int(metadata["digseg.format"]) > FORMAT:
+    if not ours:
+        return _open_bare(path, shapes, metadata, mask_target)
+    config = _read_config(path, metadata)
+    if mask_target != "auto":
+        config = replace(config, mask_target=mask_target)
+    return Checkpoint(path, config, _parts_of(path, keys, config, metadata.get("digseg.layout")), metadata)
+
+
+def _read_config(path: Path, metadata: dict[str, str]) -> CheckpointConfig:
+    if not metadata["digseg.format"].isdecimal() or int(metadata["digseg.format"]) > FORMAT:
         raise CheckpointError(f"{path.name} is format {metadata['digseg.format']}, this version reads up to {FORMAT}. "
                               "Update the node pack.")
+    try:
+        return CheckpointConfig.from_json(metadata["digseg.config"])
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path.name} says it is a DiGSeg checkpoint, but its digseg.config cannot be read "
+                              f"({error!r}). Export or download it again.") from error
+
+
+def _parts_of(path: Path, keys: Iterable[str], config: CheckpointConfig, layout: str | None) -> dict[str, Part]:
+    if layout == LDM_LAYOUT:
+        return _ldm_parts(path, keys, config)
     present = {k.split(".", 1)[0] for k in keys}
-    parts = {c: ([path], f"{c}.") for c in COMPONENTS if c in present}
-    return Checkpoint(path, CheckpointConfig.from_json(metadata["digseg.config"]), parts)
+    return {c: Part([path], f"{c}.") for c in COMPONENTS if c in present}
 
 
-def _open_folder(path: Path) -> Checkpoint:
+def _ldm_parts(path: Path, keys: Iterable[str], config: CheckpointConfig) -> dict[str, Part]:
+    """Parts of a file in LDM names; conv_in from the copy that was not rearranged, where there is one."""
+    keys = list(keys)
+    configs = {"unet": config.unet, "vae": config.vae, "text_encoder": config.text_encoder}
+    names = {c: names_from_ldm(c, keys, configs[c] or {}) for c, p in LDM_PREFIX.items()
+             if configs[c] and any(k.startswith(p) for k in keys)}
+    if LDM_CONV_IN in keys:
+        names["unet"] = {k: n for k, n in names["unet"].items() if n != "conv_in.weight"} | {LDM_CONV_IN: "conv_in.weight"}
+    return {c: Part([path], names=n) for c, n in names.items()}
+
+
+def _open_bare(path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str], mask_target: str) -> Checkpoint:
+    """A U-Net of Stable Diffusion's size and eight input channels without our metadata, once its masks are known."""
+    unet = bare_unet_config(shapes)
+    if unet is None or mask_target == "auto":
+        raise CheckpointError(describe_foreign(path, shapes))
+    scheduler = bare_scheduler(unet["cross_attention_dim"], metadata)
+    config = CheckpointConfig(unet=unet, scheduler=scheduler, mask_target=mask_target, base_model=path.stem)
+    prefix, ldm = unet_prefix(shapes)
+    if not ldm:
+        return Checkpoint(path, config, {"unet": Part([path], prefix)}, metadata)
+    stored = [k if prefix else LDM_PREFIX["unet"] + k for k in shapes]
+    names = names_from_ldm("unet", stored, unet)
+    cut = "" if prefix else LDM_PREFIX["unet"]
+    return Checkpoint(path, config, {"unet": Part([path], names={k.removeprefix(cut): n for k, n in names.items()})}, metadata)
+
+
+def _open_folder(path: Path, mask_target: str) -> Checkpoint:
     """A diffusers folder as Marigold and cocogold publish it; how its masks are drawn is not recorded there."""
-    if not (path / "unet" / "config.json").is_file():
-        raise CheckpointError(f"{path} is a folder without unet/config.json. A diffusers folder holds "
-                              "model_index.json, unet/, vae/, text_encoder/ and scheduler/.")
-    configs = {c: _folder_config(path / c) for c in ("unet", "vae", "text_encoder")}
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    if not scheduler.is_file():
-        raise CheckpointError(f"{path} has no scheduler/scheduler_config.json: the noise schedule is unknown. "
-                              "Download the whole folder.")
-    config = CheckpointConfig(scheduler=json.loads(scheduler.read_text("utf-8")), base_model=path.name, **configs)
-    parts = {c: (_weight_files(path / c), "") for c, cfg in configs.items() if cfg is not None}
-    return Checkpoint(path, config, parts)
-
-
-def _folder_config(folder: Path) -> dict | None:
-    file = folder / "config.json"
-    return json.loads(file.read_text("utf-8")) if file.is_file() else None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors of one diffusers sub-folder: full precision before variants, sharded files in one list."""
-    for stem in ("diffusion_pytorch_model", "model"):
-        for variant in ("", ".fp16", ".bf16"):
-            for name in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
-                if (folder / name).is_file():
-                    shards = json.loads((folder / name).read_text("utf-8"))["weight_map"].values()
-                    return [folder / n for n in sorted(set(shards))]
-            if (folder / f"{stem}{variant}.safetensors").is_file():
-                return [folder / f"{stem}{variant}.safetensors"]
-    raise CheckpointError(f"{folder} holds a config.json but no .safetensors weights (pickles are never opened). "
-                          "Download the safetensors variant.")
+    configs = diffusers_folder.read_configs(path)
+    task = diffusers_folder.dense_prediction(path)
+    if task and mask_target == "auto":
+        raise CheckpointError(f"{path.name} is a Marigold model for {task}: it was trained without text and cannot segment "
+                              "what you name. If it was fine-tuned on masks since, choose mask_target binary or overlay.")
+    config = CheckpointConfig(scheduler=diffusers_folder.read_scheduler(path), base_model=path.name,
+                              mask_target="binary" if mask_target == "auto" else mask_target,
+                              **diffusers_folder.pipeline_defaults(path), **configs)
+    return Checkpoint(path, config, {c: Part(diffusers_folder.weight_files(path / c)) for c in configs})

@@ -5,21 +5,25 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-Shapes = dict[str, tuple[int, ...]]
-
-_CONV_IN = ("model.diffusion_model.input_blocks.0.0.weight", "input_blocks.0.0.weight", "conv_in.weight",
-            "unet.conv_in.weight")
+from .bare_unet import Shapes, input_channels
 
 
 def describe_not_safetensors(path: Path, error: Exception) -> str:
     """An error text for a file that safetensors cannot read (a pickle, half a download, a text page)."""
-    head = path.open("rb").read(64)
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return f"{path.name} is empty (0 bytes). Download it again."
     if zipfile.is_zipfile(path) or head[:1] == b"\x80":
         return (f"{path.name} is a pickle (.ckpt/.pt). Pickles can run code when opened, so they never are. "
                 "Convert it to .safetensors, or download the safetensors version.")
     if head.startswith(b"version https://git-lfs"):
-        return f"{path.name} is a Git LFS pointer, not the weights. Download the real file."
-    return f"{path.name} is not a readable .safetensors file ({path.stat().st_size} bytes; {error}). Download it again."
+        return f"{path.name} is a Git LFS pointer, not the weights. Download the real file (git lfs pull)."
+    if head.lstrip().startswith((b"<", b"{")) and head[8:9] != b"{":  # a safetensors header opens at byte 8
+        return (f"{path.name} is a text page, not weights: the download was answered with a message. Open it in an editor "
+                "to read it, then download again.")
+    return (f"{path.name} is not a complete .safetensors file ({path.stat().st_size} bytes; {error}). "
+            "The download may have been cut off: download it again.")
 
 
 def describe_foreign(path: Path, shapes: Shapes) -> str:
@@ -30,21 +34,34 @@ def describe_foreign(path: Path, shapes: Shapes) -> str:
 def _kind(shapes: Shapes) -> str:
     if any("lora_" in k or ".lora." in k for k in shapes):
         return "a LoRA, not a checkpoint. Load it with the node Load DiGSeg LoRA."
-    channels = next((shapes[k][1] for k in _CONV_IN if k in shapes and len(shapes[k]) == 4), None)
-    if any(k.startswith("conditioner.embedders.1") for k in shapes):
+    if any("control_model." in k or "controlnet_" in k for k in shapes):
+        return "a ControlNet. A DiGSeg checkpoint is needed here."
+    if any(k.startswith(("conditioner.embedders.1", "model.diffusion_model.label_emb")) or "add_embedding." in k
+           for k in shapes):
         return ("an SDXL checkpoint. DiGSeg checkpoints are fine-tuned from Stable Diffusion 1.x or 2.x with "
                 "train/finetune.py.")
-    if channels == 4:
-        return ("a plain Stable Diffusion model (4 input channels): it paints, it cannot segment yet. Use it for CLIP "
-                "and VAE, or as `base:` of python train/finetune.py.")
-    if channels == 9:
-        return ("a Stable Diffusion inpainting model (9 input channels). Use it to inpaint, and a DiGSeg checkpoint to "
-                "segment.")
-    if channels == 8:
-        return ("an 8-channel U-Net without DiGSeg metadata, so its noise schedule and mask format are unknown. "
-                "Wrap it with python train/convert.py, or open the diffusers folder it came from.")
+    channels = input_channels(shapes)
+    return _KIND_BY_CHANNELS.get(channels) or _part_kind(shapes, channels)
+
+
+_KIND_BY_CHANNELS = {
+    4: "a plain Stable Diffusion model (4 input channels): it paints, it cannot segment yet. Use it for CLIP and VAE, or "
+       "as `base:` of python train/finetune.py.",
+    5: "a Stable Diffusion model guided by depth (5 input channels): it paints. A DiGSeg checkpoint is needed here.",
+    8: "an 8-channel U-Net without DiGSeg metadata: it does not say how its masks are drawn, and InstructPixToPix models, "
+       "which paint, look the same. If it is a DiGSeg or Marigold style segmenter of Stable Diffusion 1.x or 2.x size, "
+       "choose mask_target binary or overlay; python train/convert.py writes that into the file.",
+    9: "a Stable Diffusion inpainting model (9 input channels). Use it to inpaint, and a DiGSeg checkpoint to segment.",
+}
+
+
+def _part_kind(shapes: Shapes, channels: int | None) -> str:
+    if channels is not None:
+        return f"a U-Net with {channels} input channels, of an unknown kind. A DiGSeg checkpoint has 8."
+    if any("depth_head" in k for k in shapes):
+        return "a depth model (Depth Anything), which knows no text. A DiGSeg checkpoint is needed here."
     if any(k.startswith(("encoder.down", "decoder.up", "first_stage_model")) for k in shapes):
         return "a VAE. Load it with Load VAE; a DiGSeg checkpoint is needed here."
-    if any("text_model.encoder" in k for k in shapes):
-        return "a text encoder. Load it with Load CLIP; a DiGSeg checkpoint is needed here."
+    if any("encoder.layers.0.self_attn" in k or "resblocks.0.attn" in k for k in shapes):
+        return "a text encoder (CLIP). Load it with Load CLIP; a DiGSeg checkpoint is needed here."
     return "a .safetensors file of an unknown kind (no DiGSeg metadata). Choose a checkpoint made by train/finetune.py."

@@ -1,0 +1,95 @@
+"""Reading a diffusers pipeline folder, as Marigold and cocogold publish theirs: configs and weight files, no tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .errors import CheckpointError
+from .schedule import check_scheduler
+
+WEIGHTED = ("unet", "vae", "text_encoder")
+VARIANTS = ("", ".fp16", ".bf16")
+
+_DDIM_DEFAULTS = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
+                  "set_alpha_to_one": True, "steps_offset": 0, "prediction_type": "epsilon",
+                  "timestep_spacing": "leading", "rescale_betas_zero_snr": False}
+"""What diffusers' DDIMScheduler takes for a setting that a scheduler_config.json does not mention."""
+
+_DENSE_PREDICTIONS = ("depth", "disparity", "normals", "intrinsics")
+
+
+def read_json(file: Path) -> dict:
+    """A JSON object from disk; CheckpointError when it is none."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}). Download the folder again.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file} holds a {type(found).__name__}, a JSON object is expected. Download it again.")
+    return found
+
+
+def read_configs(folder: Path) -> dict[str, dict]:
+    """Configs of the U-Net, VAE and text encoder the folder holds; the U-Net at least."""
+    configs = {c: read_json(folder / c / "config.json") for c in WEIGHTED if (folder / c / "config.json").is_file()}
+    if "unet" not in configs:
+        raise CheckpointError(f"{folder} is a folder without unet/config.json. A diffusers folder holds model_index.json, "
+                              "unet/, vae/, text_encoder/ and scheduler/.")
+    return configs
+
+
+def read_scheduler(folder: Path) -> dict:
+    """The folder's scheduler config, with diffusers' defaults for what it does not mention."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} has no scheduler/scheduler_config.json: the noise schedule is unknown. "
+                              "Download the whole folder.")
+    scheduler = {**_DDIM_DEFAULTS, **read_json(file)}
+    try:
+        check_scheduler(scheduler)
+    except ValueError as error:
+        raise CheckpointError(f"The scheduler of {folder.name} cannot be followed: {error}") from error
+    return scheduler
+
+
+def pipeline_defaults(folder: Path) -> dict:
+    """default_steps and resolution where model_index.json names them (Marigold v1.1 does)."""
+    index = _model_index(folder)
+    found = {"default_steps": index.get("default_denoising_steps"), "resolution": index.get("default_processing_resolution")}
+    return {key: int(value) for key, value in found.items() if value}
+
+
+def dense_prediction(folder: Path) -> str | None:
+    """`depth`, `normals` and the like where the folder says it is a Marigold model for such a task."""
+    said = _model_index(folder).get("prediction_type")
+    return said if said in _DENSE_PREDICTIONS else None
+
+
+def _model_index(folder: Path) -> dict:
+    file = folder / "model_index.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of one sub-folder: full precision before variants, sharded files in one list, all there."""
+    for stem in ("diffusion_pytorch_model", "model"):
+        for variant in VARIANTS:
+            single = folder / f"{stem}{variant}.safetensors"
+            if single.is_file():
+                return [single]
+            for name in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
+                if (folder / name).is_file():
+                    return _shards(folder / name)
+    raise CheckpointError(f"{folder} holds a config.json but no .safetensors weights (pickles are never opened). "
+                          "Download the safetensors variant.")
+
+
+def _shards(index: Path) -> list[Path]:
+    names = read_json(index).get("weight_map", {}).values()
+    files = [index.parent / Path(name).name for name in sorted(set(names))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        raise CheckpointError(f"{index.parent} lacks {len(missing)} of its {len(files)} parts ({', '.join(missing[:3])}). "
+                              "Download them too.")
+    return files

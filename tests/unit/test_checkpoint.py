@@ -1,0 +1,141 @@
+"""The checkpoint file: round trips, atomic writing, and what else can be opened."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from digseg_nodes.core import checkpoint as module
+from digseg_nodes.core.bare_unet import STABLE_DIFFUSION_UNETS
+from digseg_nodes.core.checkpoint import CheckpointConfig, CheckpointError, open_checkpoint, save_checkpoint
+
+UNET = {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 64}
+SCHEDULER = {"prediction_type": "v_prediction", "beta_schedule": "scaled_linear"}
+CONFIG = CheckpointConfig(UNET, SCHEDULER, vae={"latent_channels": 4}, threshold=0.4, resolution=128,
+                          class_names=["cat"], initial_noise="zero", default_steps=1, base_model="b")
+TENSORS = {"unet": {"conv_in.weight": torch.randn(32, 8, 3, 3), "half": torch.randn(3).half()},
+           "vae": {"encoder.conv_in.weight": torch.randn(4)}}
+
+
+def save(path: Path, config=CONFIG, tensors=TENSORS) -> Path:
+    save_checkpoint(path, tensors, config, title="t", description="d", license="l")
+    return path
+
+
+def edit_metadata(path: Path, **changes) -> Path:
+    from safetensors import safe_open
+
+    with safe_open(str(path), "pt") as file:
+        metadata = {**file.metadata(), **{f"digseg.{k}": v for k, v in changes.items()}}
+    save_file(load_file(path), path, metadata)
+    return path
+
+
+def test_round_trip(tmp_path):
+    opened = open_checkpoint(save(tmp_path / "deep" / "a.safetensors"))
+    assert opened.config == CONFIG
+    assert opened.components == ("unet", "vae")
+    for component, tensors in TENSORS.items():
+        read = opened.state_dict(component)
+        assert read.keys() == tensors.keys()
+        assert all(torch.equal(read[k], v) and read[k].dtype == v.dtype for k, v in tensors.items())
+    assert opened.metadata["modelspec.title"] == "t"
+    assert opened.metadata["modelspec.prediction_type"] == "v_prediction"
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.safetensors")
+    before = path.read_bytes()
+
+    def breaks(tensors, file, metadata):
+        Path(file).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, "save_file", breaks)
+    with pytest.raises(OSError, match="disk full"):
+        save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("components", [{}, {"unet": {}}, {"unet": TENSORS["unet"], "other": {}}])
+def test_what_may_be_saved(tmp_path, components):
+    with pytest.raises(CheckpointError, match="at least the unet"):
+        save_checkpoint(tmp_path / "a.safetensors", components, CONFIG, title="t")
+
+
+def test_absent_component_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"a\.safetensors has no text encoder \(it has: unet, vae\)"):
+        open_checkpoint(save(tmp_path / "a.safetensors")).state_dict("text_encoder")
+
+
+def test_newer_format_and_broken_metadata(tmp_path):
+    path = save(tmp_path / "a.safetensors")
+    for changes, message in (({"format": "2"}, "format 2, this version reads up to 1"),
+                             ({"format": "x"}, "format x"),
+                             ({"format": "1", "config": "{"}, "digseg.config cannot be read"),
+                             ({"config": "[]"}, "digseg.config cannot be read"),
+                             ({"config": json.dumps({"unet": UNET})}, "digseg.config cannot be read")):
+        with pytest.raises(CheckpointError, match=message):
+            open_checkpoint(edit_metadata(path, **changes))
+
+
+def test_unknown_fields_of_newer_files_are_ignored_and_values_checked(tmp_path):
+    fields = {**json.loads(CONFIG.to_json()), "invented_later": 1}
+    assert CheckpointConfig.from_json(json.dumps(fields)) == CONFIG
+    path = save(tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="mask_target is 'fog'; this version knows binary, overlay"):
+        open_checkpoint(edit_metadata(path, config=json.dumps({**fields, "mask_target": "fog"})))
+
+
+def test_mask_target_can_be_said(tmp_path):
+    path = save(tmp_path / "a.safetensors")
+    assert open_checkpoint(path).config.mask_target == "binary"
+    assert open_checkpoint(path, mask_target="overlay").config.mask_target == "overlay"
+    with pytest.raises(CheckpointError, match="fog"):
+        open_checkpoint(path, mask_target="fog")
+
+
+def test_base_is_told_from_segmenter(tmp_path):
+    base = CheckpointConfig({**UNET, "in_channels": 4}, {**SCHEDULER, "timestep_spacing": "leading"})
+    path = save(tmp_path / "base.safetensors", base)
+    with pytest.raises(CheckpointError, match="4 input channels: a plain text-to-image model"):
+        open_checkpoint(path)
+    assert open_checkpoint(path, in_channels=4).config.scheduler["timestep_spacing"] == "trailing"
+    with pytest.raises(CheckpointError, match="8 input channels"):
+        open_checkpoint(save(tmp_path / "a.safetensors"), in_channels=4)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match="There is no file"):
+        open_checkpoint(tmp_path / "nothing.safetensors")
+
+
+def bare(width: int, ldm: bool) -> dict:
+    if ldm:
+        prefix, conv, text = "model.diffusion_model.", "input_blocks.0.0.weight", "input_blocks.1.1"
+    else:
+        prefix, conv, text = "", "conv_in.weight", "down_blocks.0.attentions.0"
+    return {f"{prefix}{conv}": torch.randn(320, 8, 3, 3),
+            f"{prefix}{text}.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, width)}
+
+
+@pytest.mark.parametrize("ldm", [True, False])
+@pytest.mark.parametrize("width", [768, 1024])
+def test_bare_unet_opens_once_its_masks_are_known(tmp_path, width, ldm):
+    save_file(tensors := bare(width, ldm), tmp_path / "u.safetensors")
+    with pytest.raises(CheckpointError, match="choose mask_target binary or overlay"):
+        open_checkpoint(tmp_path / "u.safetensors")
+    opened = open_checkpoint(tmp_path / "u.safetensors", mask_target="overlay")
+    assert opened.config.unet == STABLE_DIFFUSION_UNETS[width]
+    assert opened.config.prediction_type == ("v_prediction" if width == 1024 else "epsilon")
+    read = opened.state_dict("unet")
+    assert set(read) == {"conv_in.weight", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"}
+    assert torch.equal(read["conv_in.weight"], next(iter(tensors.values())))
+
+
+def test_modelspec_says_the_prediction_type_of_a_bare_unet(tmp_path):
+    save_file(bare(1024, True), tmp_path / "u.safetensors", {"modelspec.prediction_type": "epsilon"})
+    assert open_checkpoint(tmp_path / "u.safetensors", mask_target="binary").config.prediction_type == "epsilon"
