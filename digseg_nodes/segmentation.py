@@ -14,6 +14,7 @@ from torch import Tensor
 from . import host
 from .core import ddim, geometry, masks, schedule, tiles
 from .core.encoded import EncodedImage, EncodedPrompts, MaskSource
+from .core.overlay_target import masks_from_pixels
 from .core.palettes import palette
 from .core.prompts import Prompt
 from .preview import SIZE as PREVIEW_SIZE
@@ -144,14 +145,15 @@ def sample_masks(model, prompts: EncodedPrompts, image: EncodedImage, settings: 
         latents = _sample_chunk(run, chunk)
         for (f, k, _s, e), latent in zip(chunk, latents, strict=True):
             out[e, f * count + k] += latent / len(prompts.embeddings[k])
-    source = MaskSource(image, prompts.names, config.threshold, out if members > 1 else None)
+    source = MaskSource(image, prompts.names, config.threshold, config.mask_target, out if members > 1 else None)
     return {"samples": out.mean(0), "digseg": source}
 
 
-def empty_masks(image: EncodedImage, names: tuple[str, ...], threshold: float = 0.5) -> dict:
-    """A LATENT for a stock sampler to fill with masks of these names: zeros [F*K,4,h,w]."""
-    shape = (len(image.latents) * len(names), *image.latents.shape[1:])
-    return {"samples": torch.zeros(shape), "digseg": MaskSource(image, names, threshold)}
+def empty_mask(image: EncodedImage, name: str, model=None) -> dict:
+    """A LATENT for a stock sampler to fill with one mask a frame: zeros [F,4,h,w]. model: read for how it draws masks."""
+    config = host.config_of(model) if model is not None else None
+    drawn = (config.threshold, config.mask_target) if config else ()
+    return {"samples": torch.zeros_like(image.latents), "digseg": MaskSource(image, (name,), *drawn)}
 
 
 def _check_width(prompts: EncodedPrompts, config) -> None:
@@ -229,14 +231,21 @@ def _decode(vae, latents: Tensor, source: MaskSource, progress: Progress) -> Ten
     """[F*K,4,h,w] → soft masks [B,K,H,W] float32 in [0,1]."""
     image, count = source.image, len(source.names)
     parts = []
-    for batch in latents.split(host.decode_chunk_size(vae, tuple(latents.shape[-2:]))):
-        parts.append(geometry.unfit(masks.soft_mask(host.decode(vae, batch)), image.geometry))
-        progress.advance(len(batch))
+    for rows in torch.arange(len(latents)).split(host.decode_chunk_size(vae, tuple(latents.shape[-2:]))):
+        pixels = host.decode(vae, latents[rows])
+        photos = _fitted_photos(image, rows // count) if source.mask_target == "overlay" else pixels
+        parts.append(geometry.unfit(masks_from_pixels(pixels, photos, source.mask_target), image.geometry))
+        progress.advance(len(rows))
     soft = torch.cat(parts)  # [F*K,H,W], F = B*T
     if image.tile_plan is None:
         return soft.unflatten(0, (-1, count))  # [B,K,H,W]
     soft = soft.unflatten(0, (len(image.image), len(image.tile_plan.corners), count))  # [B,T,K,h,w]
     return tiles.join_tiles(soft, image.tile_plan)
+
+
+def _fitted_photos(image: EncodedImage, frames: Tensor) -> Tensor:
+    """The photos (or tiles) behind these frame numbers as the network saw them: [N,3,8h,8w] in [0,1]."""
+    return torch.cat([geometry.fit(image.frame(int(f))[None], image.geometry) for f in frames])
 
 
 def segment(model, clip, vae, image: Tensor, prompts: list[Prompt], settings: SamplerSettings, resolution: int = 0,

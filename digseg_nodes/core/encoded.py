@@ -42,9 +42,13 @@ class EncodedPrompts:
 
 @dataclass(frozen=True)
 class MaskSource:
-    """What a LATENT of masks must carry to be decoded: LATENT["digseg"]. members: [E,F*K,4,h,w] or None."""
+    """What a LATENT of masks must carry to be decoded: LATENT["digseg"]. members: [E,F*K,4,h,w] or None.
+
+    threshold and mask_target are the checkpoint's.
+    """
 
     image: EncodedImage
     names: tuple[str, ...]
-    threshold: float
+    threshold: float = 0.5
+    mask_target: str = "binary"
     members: Tensor | None = None

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .. import host
-from .types import CATEGORY, checkpoint_options
+from .types import CATEGORY, checkpoint_options, mask_target_input
 
 
 class DiGSegCheckpointLoader(io.ComfyNode):
@@ -17,19 +17,19 @@ class DiGSegCheckpointLoader(io.ComfyNode):
             inputs=[io.Combo.Input(
                 "checkpoint", **checkpoint_options(),
                 tooltip="A .safetensors file (or a diffusers folder) in ComfyUI/models/digseg. The demo models come "
-                        "with the pack.")],
+                        "with the pack."), mask_target_input()],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The segmentation U-Net."),
                      io.Clip.Output(display_name="CLIP", tooltip="The text encoder the U-Net was trained with."),
                      io.Vae.Output(display_name="VAE", tooltip="The VAE the U-Net was trained with.")])
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint):
+    def fingerprint_inputs(cls, checkpoint, mask_target="auto"):
         """Reload when the file changes, as it does while its owner trains it."""
-        return host.fingerprint(checkpoint)
+        return (host.fingerprint(checkpoint), mask_target)
 
     @classmethod
-    def execute(cls, checkpoint) -> io.NodeOutput:
-        opened = host.open_named(checkpoint)
+    def execute(cls, checkpoint, mask_target="auto") -> io.NodeOutput:
+        opened = host.open_named(checkpoint, mask_target=mask_target)
         return io.NodeOutput(host.load_model(opened), host.load_clip(opened), host.load_vae(opened))
 
 
@@ -46,14 +46,15 @@ class DiGSegUNETLoader(io.ComfyNode):
                                    tooltip="A .safetensors file (or a diffusers folder) in ComfyUI/models/digseg."),
                     io.Combo.Input("weight_dtype", options=list(host.WEIGHT_DTYPES), default="default",
                                    tooltip="Precision the weights are stored in. default follows the file and ComfyUI's own "
-                                           "rules; fp8 halves the memory of fp16 and changes a few mask pixels.")],
+                                           "rules; fp8 halves the memory of fp16 and changes a few mask pixels."),
+                    mask_target_input()],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="The segmentation U-Net.")])
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, weight_dtype):
+    def fingerprint_inputs(cls, checkpoint, weight_dtype, mask_target="auto"):
         """Reload when the file or the precision changes."""
-        return (host.fingerprint(checkpoint), weight_dtype)
+        return (host.fingerprint(checkpoint), weight_dtype, mask_target)
 
     @classmethod
-    def execute(cls, checkpoint, weight_dtype) -> io.NodeOutput:
-        return io.NodeOutput(host.load_model(host.open_named(checkpoint), weight_dtype))
+    def execute(cls, checkpoint, weight_dtype, mask_target="auto") -> io.NodeOutput:
+        return io.NodeOutput(host.load_model(host.open_named(checkpoint, mask_target=mask_target), weight_dtype))

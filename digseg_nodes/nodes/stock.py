@@ -18,14 +18,16 @@ class DiGSegConditioning(io.ComfyNode):
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="Of CLIP Text Encode: what to select."),
                 types.DigsegImage.Input("image", tooltip="Of DiGSeg Encode Image."),
-                io.String.Input("name", default="mask", tooltip="Label of the mask.")],
+                io.String.Input("name", default="mask", tooltip="Label of the mask."),
+                io.Model.Input("model", optional=True, tooltip="Optional: the MODEL, read only for its threshold and for how "
+                                                               "it draws masks.")],
             outputs=[
                 io.Conditioning.Output(display_name="conditioning", tooltip="For positive (and negative) of the sampler."),
                 io.Latent.Output(display_name="latent", tooltip="Empty latent of the right size, for latent_image.")])
 
     @classmethod
-    def execute(cls, conditioning, image, name) -> io.NodeOutput:
-        return io.NodeOutput(host.attach_image(conditioning, image.latents), segmentation.empty_masks(image, (name,)))
+    def execute(cls, conditioning, image, name, model=None) -> io.NodeOutput:
+        return io.NodeOutput(host.attach_image(conditioning, image.latents), segmentation.empty_mask(image, name, model))
 
 
 class DiGSegSigmas(io.ComfyNode):

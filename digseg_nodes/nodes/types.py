@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .. import host
+from ..core.checkpoint import MASK_TARGETS
 
 DigsegMasks = io.Custom("DIGSEG_MASKS")
 DigsegImage = io.Custom("DIGSEG_IMAGE")
@@ -79,6 +80,14 @@ def checkpoint_options(default: str = "digseg-demo.safetensors") -> dict:
     """options and default of a list of checkpoints: the user's own, the demo models; the demo preselected."""
     names = host.checkpoint_names()
     return {"options": names, "default": default} if default in names else {"options": names}
+
+
+def mask_target_input():
+    """How the checkpoint draws its masks, for files that cannot say it themselves."""
+    return io.Combo.Input(
+        "mask_target", options=["auto", *MASK_TARGETS], default="auto", optional=True,
+        tooltip="How this model draws its masks. auto: as the file says. binary: white on black. overlay: white painted "
+                "on the photo, as cocogold does. Only for files without DiGSeg's metadata.")
 
 
 def index_of(masks, name: str) -> int:
