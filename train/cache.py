@@ -82,9 +82,7 @@ def _write_at(path: Path, offset: int, content: bytes) -> None:
         file.write(content)
 
 
-def fill(
-    store: RowStore, keys: Sequence[bytes], encode: Callable[[list[int]], Tensor], batch: int, progress=None
-) -> None:
+def fill(store: RowStore, keys: Sequence[bytes], encode: Callable[[list[int]], Tensor], batch: int, progress=None) -> None:
     """Encode what is missing: `encode` gets positions in `keys` and returns their rows [n, *shape]."""
     missing = [position for position, key in enumerate(keys) if key not in store]
     for start in range(0, len(missing), batch):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from train.data.config import DataConfig, load_data
 from train.yaml_config import ConfigError, apply_overrides, load_yaml, validate
@@ -114,13 +114,6 @@ class TrainConfig(Strict):
     checkpoints: Checkpoints = Checkpoints()
     export: Export = Export()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _data_file(cls, values):
-        if isinstance(values, dict) and isinstance(values.get("data"), str):
-            values = {**values, "data": load_data(Path(values["data"]))}
-        return values
-
     @property
     def sampling_steps(self) -> int:
         """U-Net calls per mask the checkpoint is meant for: export.steps, or 1 for end_to_end, 10 for diffusion."""
@@ -138,4 +131,6 @@ def load_config(path: Path, overrides: list[str] = ()) -> TrainConfig:
     overridden = apply_overrides(values, list(overrides))
     if "data" not in values:
         raise ConfigError(f"{path}: data: missing; give a data YAML file (train/configs/data/) or its content")
+    if isinstance(values["data"], str):
+        values["data"] = load_data(Path(values["data"]))
     return validate(TrainConfig, values, path, lines, overridden)

@@ -13,18 +13,14 @@ from train.model import Networks
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def export(
-    path: Path, unet: dict[str, Tensor], networks: Networks, config: TrainConfig, class_names: list[str]
-) -> None:
+def export(path: Path, unet: dict[str, Tensor], networks: Networks, config: TrainConfig, class_names: list[str]) -> None:
     """Write `unet` (usually the averaged weights) and what the nodes need; VAE and text encoder as configured."""
     components = {"unet": unet}
     full = config.export.content == "full"
     if full:
         components |= {"vae": networks.vae.state_dict(), "text_encoder": networks.text_encoder.state_dict()}
     dtype = DTYPES[config.export.dtype]
-    cast = {
-        name: {key: _cast(tensor, dtype) for key, tensor in tensors.items()} for name, tensors in components.items()
-    }
+    cast = {name: {key: _cast(tensor, dtype) for key, tensor in tensors.items()} for name, tensors in components.items()}
     description = f"{config.objective} objective, {config.steps} steps from {networks.config.base_model}"
     settings = replace(
         networks.config,
@@ -36,9 +32,7 @@ def export(
         resolution=config.resolution,
         class_names=class_names,
     )
-    save_checkpoint(
-        path, cast, settings, title=config.export.title, description=description, license=config.export.license
-    )
+    save_checkpoint(path, cast, settings, title=config.export.title, description=description, license=config.export.license)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

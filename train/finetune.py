@@ -28,9 +28,7 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see train/configs/")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="replaces a setting of the file, e.g. steps=1000"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a setting of the file, e.g. steps=1000")
     arguments = parser.parse_args()
     run(parser.prog, lambda: finetune(arguments.config, arguments.overrides))
 

@@ -114,26 +114,20 @@ class Trainer:
         loader = DataLoader(self.batches, batch_size=None, sampler=range(start, steps), num_workers=self.config.workers)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGTERM, self._stop)
-        bar = tqdm(
-            total=steps, initial=start, desc="training", unit="step", disable=not self.accelerator.is_main_process
-        )
+        bar = tqdm(total=steps, initial=start, desc="training", unit="step", disable=not self.accelerator.is_main_process)
         with bar:
             for batch in loader:
                 loss = self.step(batch)
                 bar.update()
                 if self.progress.step % self.config.log_every == 0:
                     value = self.accelerator.reduce(loss, "mean").item()
-                    self.log.write(
-                        {"step": self.progress.step, "loss": value, "lr": self.optimizer.param_groups[0]["lr"]}
-                    )
+                    self.log.write({"step": self.progress.step, "loss": value, "lr": self.optimizer.param_groups[0]["lr"]})
                     bar.set_postfix(loss=f"{value:.4f}")
                 if self._after_step():
                     break
                 if self.stopping:
                     self.save()
-                    self.accelerator.print(
-                        f"stopped after step {self.progress.step}; the same command goes on from here"
-                    )
+                    self.accelerator.print(f"stopped after step {self.progress.step}; the same command goes on from here")
                     return
         self.finish()
 
@@ -202,9 +196,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.log.write({"step": self.progress.step, "validation": summary})
             tqdm.write(describe(self.progress.step, summary))
-            save_grid(
-                config.output / "pictures" / f"step-{self.progress.step:08d}.png", pictures, config.export.threshold
-            )
+            save_grid(config.output / "pictures" / f"step-{self.progress.step:08d}.png", pictures, config.export.threshold)
             if better:
                 self.export(config.output / "best.safetensors")
         return summary
@@ -242,9 +234,7 @@ class Trainer:
             values["ema_step"] = self.ema.optimization_step
         if self.accelerator.scaler is not None:
             values["scaler"] = self.accelerator.scaler.state_dict()
-        save_state(
-            self.config.output / "checkpoints", self.progress.step, tensors, values, self.config.checkpoints.keep
-        )
+        save_state(self.config.output / "checkpoints", self.progress.step, tensors, values, self.config.checkpoints.keep)
 
     def resume(self) -> None:
         """Restore the newest state of the run folder, if there is one."""
@@ -339,7 +329,5 @@ def describe(step: int, summary: dict) -> str:
     """A validation in one line."""
     parts = [f"step {step}"]
     for group, scores in summary["groups"].items():
-        parts.append(
-            f"{group} " + (f"fired {scores['fired']:.3f}" if "fired" in scores else f"mIoU {scores['miou']:.3f}")
-        )
+        parts.append(f"{group} " + (f"fired {scores['fired']:.3f}" if "fired" in scores else f"mIoU {scores['miou']:.3f}"))
     return ", ".join(parts)

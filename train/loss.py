@@ -17,9 +17,7 @@ from train.objective import add_noise, diffusion_target, min_snr_weights, weight
 def make_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str):
     """The function (unet, batch) -> scalar loss of a configuration. alpha_bar [T] on the training device."""
     if config.objective == "diffusion":
-        return partial(
-            diffusion_loss, alpha_bar=alpha_bar, prediction_type=prediction_type, gamma=config.noise.min_snr_gamma
-        )
+        return partial(diffusion_loss, alpha_bar=alpha_bar, prediction_type=prediction_type, gamma=config.noise.min_snr_gamma)
     if prediction_type == "epsilon" and float(alpha_bar[-1]) == 0:
         raise ValueError(
             "The base predicts epsilon under a zero-terminal-SNR schedule: at the last timestep the noise says "
@@ -48,9 +46,7 @@ def diffusion_loss(unet, batch: Batch, *, alpha_bar: Tensor, prediction_type: st
     return weighted_mse(output, diffusion_target(batch.mask, batch.noise, bars, prediction_type), weights, batch.valid)
 
 
-def end_to_end_loss(
-    unet, batch: Batch, *, vae, alpha_bar: float, prediction_type: str, kind: str, pixel_weight: float
-) -> Tensor:
+def end_to_end_loss(unet, batch: Batch, *, vae, alpha_bar: float, prediction_type: str, kind: str, pixel_weight: float) -> Tensor:
     """One call at t = T-1 with zero noise; error of the predicted mask latent, of the decoded mask, or of both."""
     output = call_unet(unet, batch.image, batch.noise, batch.timesteps, batch.text)
     clean = predict_x0(output.float(), batch.noise, alpha_bar, prediction_type)

@@ -114,9 +114,7 @@ def _load(build, checkpoint: Checkpoint, component: str) -> nn.Module:
             "as `components:` in the configuration."
         )
     model = build(config)
-    missing, unexpected = model.load_state_dict(
-        {k: v.float() for k, v in checkpoint.state_dict(component).items()}, strict=False
-    )
+    missing, unexpected = model.load_state_dict({k: v.float() for k, v in checkpoint.state_dict(component).items()}, strict=False)
     lost = [name for name in missing if not name.endswith("position_ids")]
     if lost:
         raise CheckpointError(

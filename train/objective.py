@@ -42,9 +42,7 @@ def draw_timesteps(
     return torch.where(torch.rand(count, generator=generator) < high_share, high, uniform)
 
 
-def weighted_mse(
-    output: Tensor, target: Tensor, sample_weights: Tensor | None = None, valid: Tensor | None = None
-) -> Tensor:
+def weighted_mse(output: Tensor, target: Tensor, sample_weights: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
     """Mean squared error in float32 -> scalar.
 
     output, target [B,C,H,W]; sample_weights [B]; valid [B,1,H,W] with 0 where the label is unknown: such places

@@ -36,16 +36,12 @@ class Record:
         return self.intersection / self.union if self.union else 1.0
 
 
-def score(
-    image: int, query: Query, prompt: str, soft: Tensor, truth: Tensor, known: Tensor, threshold: float
-) -> Record:
+def score(image: int, query: Query, prompt: str, soft: Tensor, truth: Tensor, known: Tensor, threshold: float) -> Record:
     """Compare a soft mask [H,W] in [0,1] with the truth (bool [H,W]) where `known` (bool [H,W])."""
     soft, truth = soft[known], truth[known]  # both [P]
     hard = soft > threshold
     bins = np.ceil(soft.double().numpy() * SWEEP).astype(np.int64)
-    sweep = tuple(
-        tuple(np.bincount(bins[side], minlength=SWEEP + 1).tolist()) for side in (truth.numpy(), ~truth.numpy())
-    )
+    sweep = tuple(tuple(np.bincount(bins[side], minlength=SWEEP + 1).tolist()) for side in (truth.numpy(), ~truth.numpy()))
     return Record(
         image,
         query.name,

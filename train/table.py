@@ -52,9 +52,7 @@ class LatentCache:
                 identity, entry = _entry_from_json(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 continue
-            if entry.image in self.images and all(
-                mask in self.masks and mask in self.bits for _, mask in entry.queries
-            ):
+            if entry.image in self.images and all(mask in self.masks and mask in self.bits for _, mask in entry.queries):
                 yield identity, entry
 
     def add(self, source: Source, progress: bool = True) -> list[Entry]:
@@ -62,9 +60,7 @@ class LatentCache:
         identities = [source.identity(index) for index in range(len(source))]
         missing = [index for index, identity in enumerate(identities) if identity not in self.entries]
         loader = DataLoader(_Samples(source, missing, self.resolution), batch_size=None, num_workers=self.workers)
-        bar = tqdm(
-            total=len(missing), desc="encoding images and masks", unit="image", disable=not (missing and progress)
-        )
+        bar = tqdm(total=len(missing), desc="encoding images and masks", unit="image", disable=not (missing and progress))
         with bar, self.lock:
             for chunk in _chunks(zip(missing, loader, strict=True), self.batch):
                 entries = self._encode([sample for _, sample in chunk], [identities[index] for index, _ in chunk])
@@ -81,9 +77,7 @@ class LatentCache:
         self.entries.update(entries)
 
     @torch.no_grad()
-    def _encode(
-        self, samples: list[tuple[tuple[Query, ...], Prepared]], identities: list[str]
-    ) -> list[tuple[str, Entry]]:
+    def _encode(self, samples: list[tuple[tuple[Query, ...], Prepared]], identities: list[str]) -> list[tuple[str, Entry]]:
         pixels = [prepared.pixels for _, prepared in samples]
         image_keys = [digest(identity) for identity in identities]
         self._fill(self.images, image_keys, lambda at: torch.stack([pixels[i] for i in at]))
@@ -131,9 +125,7 @@ class _Samples(torch.utils.data.Dataset):
 def _checked(sample: Sample) -> Sample:
     for query in sample.queries:
         if (query.mask is None) != (query.group in ABSENT_GROUPS):
-            raise DataError(
-                f'The query "{query.name}" of group {query.group} has {"no" if query.mask is None else "a"} mask.'
-            )
+            raise DataError(f'The query "{query.name}" of group {query.group} has {"no" if query.mask is None else "a"} mask.')
     return sample
 
 
@@ -156,8 +148,7 @@ def _entry_to_json(identity: str, entry: Entry) -> dict:
 
 def _entry_from_json(line: dict) -> tuple[str, Entry]:
     queries = tuple(
-        (Query(name, tuple(prompts), None, group), bytes.fromhex(mask))
-        for name, prompts, group, mask in line["queries"]
+        (Query(name, tuple(prompts), None, group), bytes.fromhex(mask)) for name, prompts, group, mask in line["queries"]
     )
     return line["id"], Entry(bytes.fromhex(line["image"]), line["valid"] and bytes.fromhex(line["valid"]), queries)
 
@@ -192,10 +183,7 @@ def build_table(sources: list[tuple[Source, float]], latents: LatentCache, texts
     records, prompts, classes = [], [], {}
     for source, share in sources:
         pairs = [
-            (entry, query, mask)
-            for entry in latents.add(source)
-            for query, mask in entry.queries
-            if query.group != "held_out"
+            (entry, query, mask) for entry in latents.add(source) for query, mask in entry.queries if query.group != "held_out"
         ]
         for entry, query, mask in pairs:
             absent = 1 + ABSENT_GROUPS.index(query.group) if query.group in ABSENT_GROUPS else 0

@@ -111,7 +111,5 @@ def score_all(answers: Iterable[tuple[Ask, Tensor]], threshold: float) -> Iterat
         size = ask.sample.image.shape[:2]
         mask = ask.query.mask if ask.query.mask is not None else np.zeros(size, bool)
         known = ~ask.sample.ignore if ask.sample.ignore is not None else np.ones(size, bool)
-        record = score(
-            ask.image, ask.query, ask.prompt, soft, torch.from_numpy(mask), torch.from_numpy(known), threshold
-        )
+        record = score(ask.image, ask.query, ask.prompt, soft, torch.from_numpy(mask), torch.from_numpy(known), threshold)
         yield ask, soft, record

@@ -62,9 +62,7 @@ def _set(values: dict, path: tuple, value, override: str) -> None:
         raise ConfigError(f'"{override}" on the command line: there is no such key in the file ({error}).') from error
 
 
-def validate(
-    model: type[Model], values: dict, path: Path, lines: dict[tuple, int], overridden: list[tuple] = ()
-) -> Model:
+def validate(model: type[Model], values: dict, path: Path, lines: dict[tuple, int], overridden: list[tuple] = ()) -> Model:
     """Build `model`; every pydantic complaint becomes one line of a ConfigError."""
     try:
         return model.model_validate(values)
@@ -86,12 +84,7 @@ def _is_tag(part, location: tuple, lines: dict[tuple, int]) -> bool:
     """Pydantic puts the chosen member of a union ("folder", "demo") into the location; files have no such key."""
     position = location.index(part)
     before = tuple(p for p in location[:position])
-    return (
-        isinstance(part, str)
-        and position > 0
-        and isinstance(location[position - 1], int)
-        and (*before, part) not in lines
-    )
+    return isinstance(part, str) and position > 0 and isinstance(location[position - 1], int) and (*before, part) not in lines
 
 
 def _line_of(key: tuple, lines: dict[tuple, int]) -> str:

@@ -48,9 +48,7 @@ class FolderConfig(SourceConfig):
         if isinstance(value, list):
             value = {name: [name] for name in value}
         if isinstance(value, dict):
-            value = {
-                name: [phrases] if isinstance(phrases, str) else phrases or [name] for name, phrases in value.items()
-            }
+            value = {name: [phrases] if isinstance(phrases, str) else phrases or [name] for name, phrases in value.items()}
         return value
 
 

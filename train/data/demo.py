@@ -44,10 +44,7 @@ def _present_queries(scene: world.Scene) -> list[Query]:
     for text, mask in scene.masks.items():
         phrases.setdefault(id(mask), []).append(text)
     groups = {False: "seen", True: "held_out", None: "attribute"}
-    return [
-        Query(texts[0], tuple(texts), scene.masks[texts[0]], groups[scene.pairs.get(texts[0])])
-        for texts in phrases.values()
-    ]
+    return [Query(texts[0], tuple(texts), scene.masks[texts[0]], groups[scene.pairs.get(texts[0])]) for texts in phrases.values()]
 
 
 def _absent_query(text: str, kind: str, rng: np.random.Generator) -> Query:

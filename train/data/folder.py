@@ -58,16 +58,12 @@ class FolderSource(Source):
     def _check_classes(self) -> None:
         unknown = set(self.config.held_out) - set(self.classes)
         if unknown:
-            raise DataError(
-                f"held_out names {sorted(unknown)}, which are not among the classes {sorted(self.classes)}."
-            )
+            raise DataError(f"held_out names {sorted(unknown)}, which are not among the classes {sorted(self.classes)}.")
         names = {path.stem for path in self.files}
         for name in self.classes:
             folder = self.config.masks / name
             if not folder.is_dir():
-                raise DataError(
-                    f'There is no folder {folder} for the class "{name}"; expected {folder}/<image name>.png.'
-                )
+                raise DataError(f'There is no folder {folder} for the class "{name}"; expected {folder}/<image name>.png.')
             if not names & {path.stem for path in folder.glob("*.png")}:
                 raise DataError(
                     f"No mask in {folder} has the name of an image in {self.config.images}; "

@@ -1,0 +1,159 @@
+"""The command itself: training, exact resume after SIGKILL, export, evaluation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from digseg_nodes.core.checkpoint import open_checkpoint
+from train.config import load_config
+from train.loop import Trainer
+from train.resume import ResumeError, latest_state, load_state, save_state
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(script: str, *arguments) -> list[str]:
+    return [sys.executable, str(ROOT / "train" / script), *map(str, arguments)]
+
+
+def finetune(config_file: Path, *overrides: str) -> subprocess.CompletedProcess:
+    line = command("finetune.py", "--config", config_file, *overrides)
+    return subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def losses(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def kill_at(config_file: Path, run: Path, step: int) -> None:
+    """Start the command and SIGKILL it once `step` steps are logged."""
+    line = command("finetune.py", "--config", config_file, f"output={run}")
+    with subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 200
+        while process.poll() is None and time.monotonic() < deadline:
+            if (run / "log.jsonl").is_file() and len(losses_or_less(run)) >= step:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
+
+
+def losses_or_less(run: Path) -> list[str]:
+    return (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_killed_and_continued_equals_uninterrupted_bit_for_bit(config_file, tmp_path):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert finetune(config_file, f"output={straight}").returncode == 0
+    for step in (4, 8):
+        kill_at(config_file, killed, step)
+    result = finetune(config_file, f"output={killed}")
+    assert result.returncode == 0, result.stderr
+    assert "continuing from" in result.stdout
+    assert losses(killed) == losses(straight)
+    for expected, found in zip(*(load_state(latest_state(run / "checkpoints")) for run in (straight, killed)), strict=True):
+        if isinstance(expected, dict) and any(isinstance(v, torch.Tensor) for v in expected.values()):
+            assert expected.keys() == found.keys()
+            assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("objective", ["diffusion", "end_to_end"])
+def test_export_opens_and_holds_the_averaged_weights(config_file, objective):
+    trainer = Trainer(load_config(config_file, ["steps=3", f"objective={objective}"]))
+    trainer.run()
+    checkpoint = open_checkpoint(trainer.config.output / "digseg.safetensors")
+    expected = (1, "zero") if objective == "end_to_end" else (10, "gaussian")
+    assert (checkpoint.config.default_steps, checkpoint.config.initial_noise) == expected
+    assert checkpoint.config.class_names == ["box", "disc"]
+    assert checkpoint.config.resolution == 64
+    saved = checkpoint.state_dict("unet")
+    names = [name for name, _ in trainer.networks.unet.named_parameters()]
+    assert all(torch.equal(saved[name], shadow) for name, shadow in zip(names, trainer.ema.shadow_params, strict=True))
+    trained = dict(trainer.networks.unet.named_parameters())
+    assert not torch.equal(saved["conv_in.weight"], trained["conv_in.weight"])
+    assert set(checkpoint.components) == {"unet", "vae", "text_encoder"}
+
+
+@pytest.mark.parametrize("loss", ["pixel", "both"])
+def test_pixel_losses_reach_the_unet(config_file, loss):
+    trainer = Trainer(load_config(config_file, ["objective=end_to_end", f"end_to_end.loss={loss}"]))
+    before = trainer.networks.unet.conv_in.weight.detach().clone()
+    trainer.step(trainer.batches[0])
+    assert not torch.equal(before, trainer.networks.unet.conv_in.weight)
+    assert all(parameter.grad is None for parameter in trainer.networks.vae.parameters())
+
+
+def test_training_learns_a_tiny_set(config_file):
+    overrides = ["objective=end_to_end", "steps=60", "batch_size=4", "optimizer.lr=3e-3", "optimizer.decay=constant"]
+    trainer = Trainer(load_config(config_file, overrides))
+    trainer.run()
+    values = [line["loss"] for line in losses(trainer.config.output)]
+    assert sum(values[-5:]) < 0.5 * sum(values[:5])
+
+
+def test_accumulated_steps_equal_one_large_batch(config_file):
+    def weight(*overrides):
+        trainer = Trainer(load_config(config_file, ["optimizer.max_grad_norm=null", *overrides]))
+        trainer.step(trainer.batches[0])
+        return trainer.networks.unet.conv_in.weight.detach()
+
+    assert torch.allclose(weight("batch_size=4"), weight("batch_size=2", "gradient_accumulation=2"), atol=1e-6)
+
+
+def test_other_settings_need_another_run_folder(config_file):
+    Trainer(load_config(config_file, ["steps=3"])).run()
+    with pytest.raises(ResumeError, match="batch_size was 2, now 3"):
+        Trainer(load_config(config_file, ["batch_size=3"])).run()
+
+
+def test_only_the_last_states_are_kept_and_half_written_ones_never_read(tmp_path):
+    for step in (1, 2, 3):
+        save_state(tmp_path, step, {"x": torch.full((2,), float(step))}, {"step": step}, keep=2)
+    (tmp_path / "step-00000009.tmp").write_bytes(b"half")
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [f"step-0000000{i}.safetensors" for i in (2, 3)]
+    assert load_state(latest_state(tmp_path))[1] == {"step": 3}
+
+
+def test_a_full_disk_is_explained_and_leaves_the_previous_state(tmp_path, monkeypatch):
+    save_state(tmp_path, 1, {"x": torch.ones(2)}, {}, keep=1)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("train.resume.save_file", full)
+    with pytest.raises(ResumeError, match="Free some disk space"):
+        save_state(tmp_path, 2, {"x": torch.ones(2)}, {}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.safetensors"]
+
+
+def test_a_wrong_setting_ends_in_one_line(config_file):
+    result = finetune(config_file, "steps=many")
+    assert result.returncode == 1
+    assert "command line: steps" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_evaluate_writes_a_report(base, data, tmp_path):
+    from tests.train.helpers import tiny_base
+
+    checkpoint = tiny_base(tmp_path / "model.safetensors", in_channels=8)
+    report = tmp_path / "report.json"
+    line = command("evaluate.py", "--checkpoint", checkpoint, "--data", data, "--report", report,
+                   "--steps", 1, 2, "--ensemble", 1, 2)  # fmt: skip
+    result = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    values = json.loads(report.read_text(encoding="utf-8"))
+    assert [(run["steps"], run["ensemble"]) for run in values["runs"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert values["images"] == 4
+    assert set(values["runs"][0]["groups"]) == {"seen", "absent_random"}
+    assert len(values["runs"][0]["sweep"]["miou"]) == 20

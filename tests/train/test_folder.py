@@ -1,0 +1,91 @@
+"""The folder layout: what it gives, and errors that name the file and what to do."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.train.helpers import folder_dataset
+from train.data.base import DataError
+from train.data.config import FolderConfig
+from train.data.folder import FolderSource
+from train.data.prepare import prepare
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder_dataset(tmp_path, count=3, size=(48, 64))
+    return tmp_path
+
+
+def source(root, **settings) -> FolderSource:
+    return FolderSource(FolderConfig(type="folder", images=root / "images", masks=root / "masks", **settings))
+
+
+def test_present_and_absent_classes(root):
+    sample = source(root, classes={"box": "crate", "disc": ["disc", "coin"]}).sample(0)
+    present, absent = sample.queries
+    assert (present.name, present.prompts, present.group) == ("box", ("crate",), "seen")
+    assert present.mask.any()
+    assert (absent.name, absent.group, absent.mask) == ("disc", "absent_random", None)
+
+
+def test_held_out_classes_are_marked(root):
+    assert source(root, held_out=["box"]).sample(0).queries[0].group == "held_out"
+
+
+def test_unknown_pixels_are_no_part_of_a_mask(root):
+    path = root / "masks" / "box" / "000.png"
+    mask = np.asarray(Image.open(path)).copy()
+    mask[:10] = 200
+    Image.fromarray(mask).save(path)
+    sample = source(root, ignore=200).sample(0)
+    assert sample.ignore[:10].all()
+    assert not sample.queries[0].mask[:10].any()
+
+
+def test_identity_follows_the_content(root):
+    before = source(root).identity(1)
+    assert before == source(root).identity(1)
+    shutil.copy(root / "masks" / "box" / "000.png", root / "masks" / "disc" / "001.png")
+    assert source(root).identity(1) != before
+
+
+def test_prepared_samples_are_square_and_padding_is_unlabelled(root):
+    prepared = prepare(source(root).sample(0), 64)
+    assert prepared.pixels.shape == (3, 64, 64)
+    assert prepared.masks.shape == (1, 64, 64)
+    assert prepared.valid.shape == (8, 8)
+    assert prepared.valid[:6].all()
+    assert not prepared.valid[6:].any()
+    assert prepared.pixels.abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda root: shutil.rmtree(root / "masks"), "no mask folder"),
+        (lambda root: shutil.rmtree(root / "images"), "no image folder"),
+        (lambda root: [file.unlink() for file in (root / "images").iterdir()], "holds no images"),
+        (lambda root: shutil.copy(root / "images" / "000.png", root / "images" / "000.jpg"), "share the name 000"),
+        (lambda root: [file.unlink() for file in (root / "masks" / "disc").iterdir()], "No mask in .*disc"),
+    ],
+)
+def test_a_damaged_folder_is_explained(root, damage, complaint):
+    damage(root)
+    with pytest.raises(DataError, match=complaint):
+        source(root)
+
+
+def test_a_mask_of_another_size_names_both_files(root):
+    path = root / "masks" / "box" / "000.png"
+    Image.open(path).resize((10, 10)).save(path)
+    with pytest.raises(DataError, match=r"box.000\.png is 10x10 pixels but .*000\.png is 64x48"):
+        source(root).sample(0)
+
+
+def test_a_broken_image_is_named(root):
+    (root / "images" / "001.png").write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"001\.png cannot be read"):
+        source(root).sample(1)

@@ -1,0 +1,48 @@
+"""Opening bases and widening the first convolution."""
+
+import pytest
+import torch
+
+from digseg_nodes.core.checkpoint import CheckpointError
+from tests.train.helpers import tiny_base, tiny_unet
+from train.model import expand_conv_in, load_networks, open_base
+
+
+def test_widened_unet_equals_the_base_on_the_averaged_input():
+    torch.manual_seed(0)
+    old = tiny_unet().eval()
+    new = tiny_unet().eval()
+    new.load_state_dict(old.state_dict())
+    expand_conv_in(new)
+    image, mask, text = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 77, 16)
+    with torch.no_grad():
+        expected = old((image + mask) / 2, 7, text).sample
+        assert torch.allclose(new(torch.cat([image, mask], 1), 7, text).sample, expected, atol=1e-5)
+    assert new.config.in_channels == 8
+
+
+def test_bases_with_four_and_eight_channels_load_with_eight(base, tmp_path):
+    assert load_networks(base).unet.config.in_channels == 8
+    eight = tiny_base(tmp_path / "eight.safetensors", in_channels=8)
+    networks = load_networks(eight)
+    assert torch.equal(networks.unet.conv_in.weight, open_base(eight).state_dict("unet")["conv_in.weight"])
+
+
+def test_random_initialisation_forgets_the_weights_and_is_seeded(base):
+    pretrained, first, again = (load_networks(base, init=i, seed=3).unet for i in ("pretrained", "random", "random"))
+    assert torch.equal(first.conv_out.weight, again.conv_out.weight)
+    assert not torch.equal(first.mid_block.resnets[0].conv1.weight, pretrained.mid_block.resnets[0].conv1.weight)
+
+
+def test_vae_and_text_encoder_are_frozen(base):
+    networks = load_networks(base)
+    frozen = [*networks.vae.parameters(), *networks.text_encoder.parameters()]
+    assert frozen
+    assert not any(parameter.requires_grad for parameter in frozen)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+    path = tmp_path / "notes.safetensors"
+    path.write_text("hello", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"notes\.safetensors"):
+        open_base(path)

@@ -1,0 +1,41 @@
+"""Which samples are drawn: shares, balance, and the same ones for the same (seed, step)."""
+
+import numpy as np
+import pytest
+
+from train.sampling import Sampler
+from train.table import SampleTable
+
+
+def table() -> SampleTable:
+    """90 x class 0, 10 x class 1, 10 hard and 10 random absent prompts."""
+    kinds = np.repeat([0, 1, 2], [100, 10, 10])
+    classes = np.concatenate([np.repeat([0, 1], [90, 10]), np.zeros(20, np.int64)])
+    one = np.arange(120)
+    return SampleTable(one, one, one, one * 0 - 1, one, one * 0 + 1, classes, kinds, np.full(120, 1 / 120), one, ["a", "b"])
+
+
+def shares(absent: float = 0.2, hard: float = 0.7, balance: float = 0.0) -> tuple[np.ndarray, float]:
+    sampler = Sampler(table(), 0, absent, hard, balance)
+    at = np.concatenate([sampler.draw(step, 500)[0] for step in range(20)])
+    kinds = np.bincount(sampler.table.absent[at], minlength=3) / len(at)
+    present = at[sampler.table.absent[at] == 0]
+    return kinds, float((sampler.table.class_id[present] == 1).mean())
+
+
+def test_absent_prompts_have_their_shares():
+    kinds, _ = shares(absent=0.2, hard=0.7)
+    assert kinds == pytest.approx([0.8, 0.14, 0.06], abs=0.015)
+
+
+@pytest.mark.parametrize(("balance", "rare"), [(0.0, 0.1), (1.0, 0.5)])
+def test_balance_moves_from_natural_to_equal_frequencies(balance, rare):
+    assert shares(balance=balance)[1] == pytest.approx(rare, abs=0.02)
+
+
+def test_a_draw_depends_on_seed_and_step_alone():
+    first, second = Sampler(table(), 5, 0.2, 0.5, 0.5), Sampler(table(), 5, 0.2, 0.5, 0.5)
+    first.draw(1, 8)
+    assert np.array_equal(first.draw(7, 8)[0], second.draw(7, 8)[0])
+    assert not np.array_equal(first.draw(7, 8)[0], first.draw(8, 8)[0])
+    assert not np.array_equal(first.draw(7, 8)[0], Sampler(table(), 6, 0.2, 0.5, 0.5).draw(7, 8)[0])

@@ -1,0 +1,78 @@
+"""Scores of predictors whose result is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from train.data.base import Query
+from train.scores import score, summarise, threshold_sweep
+
+TRUTH = np.zeros((10, 10), bool)
+TRUTH[2:6, 2:7] = True
+QUERIES = [
+    Query("cat", ("cat",), TRUTH),
+    Query("dog", ("dog",), TRUTH.T, "held_out"),
+    Query("cow", ("cow",), None, "absent_random"),
+]
+KNOWN = torch.ones(10, 10, dtype=torch.bool)
+
+
+def records(predict, known=KNOWN):
+    masks = [query.mask if query.mask is not None else np.zeros_like(TRUTH) for query in QUERIES]
+    return [
+        score(0, query, query.prompts[0], predict(torch.from_numpy(mask)), torch.from_numpy(mask), known, 0.5)
+        for query, mask in zip(QUERIES, masks, strict=True)
+    ]
+
+
+def test_a_perfect_predictor():
+    summary = summarise(records(lambda truth: truth.float()))
+    assert summary["miou"] == 1
+    assert summary["groups"]["seen"]["miou"] == summary["groups"]["held_out"]["miou"] == 1
+    assert summary["groups"]["absent_random"] == {"prompts": 1, "fired": 0.0}
+
+
+def test_an_empty_predictor():
+    summary = summarise(records(lambda truth: torch.zeros(truth.shape)))
+    assert summary["miou"] == 0
+    assert summary["groups"]["absent_random"]["fired"] == 0
+
+
+def test_everything_lit():
+    summary = summarise(records(lambda truth: torch.ones(truth.shape)))
+    assert summary["groups"]["seen"]["miou"] == pytest.approx(0.2)
+    assert summary["groups"]["absent_random"]["fired"] == 1
+
+
+def test_miou_sums_pixels_per_class_over_the_data_set():
+    small, large = np.zeros((10, 10), bool), np.ones((10, 10), bool)
+    small[0, 0] = True
+    pairs = [(small, torch.zeros(10, 10)), (large, torch.ones(10, 10))]
+    summary = summarise(
+        [
+            score(i, Query("cat", ("cat",), mask), "cat", soft, torch.from_numpy(mask), KNOWN, 0.5)
+            for i, (mask, soft) in enumerate(pairs)
+        ]
+    )
+    assert summary["miou"] == pytest.approx(100 / 101, abs=1e-4)
+    assert summary["mean_iou"] == 0.5
+
+
+def test_unknown_pixels_leave_the_score():
+    known = KNOWN.clone()
+    known[:, 5:] = False
+
+    def wrong_on_the_right(truth):
+        soft = truth.float()
+        soft[:, 5:] = 1 - soft[:, 5:]
+        return soft
+
+    assert summarise(records(wrong_on_the_right, known))["miou"] == 1
+
+
+def test_the_sweep_equals_scoring_at_each_threshold():
+    soft = torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
+    truth = torch.from_numpy(TRUTH)
+    sweep = threshold_sweep([score(0, QUERIES[0], "cat", soft, truth, KNOWN, 0.5)])
+    for threshold, value in zip(sweep["thresholds"], sweep["miou"], strict=True):
+        assert value == pytest.approx(score(0, QUERIES[0], "cat", soft, truth, KNOWN, threshold).iou, abs=1e-4)
