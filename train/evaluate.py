@@ -2,88 +2,119 @@
 
 python train/evaluate.py --checkpoint FILE --data FILE --report OUT.json
 
-Several --steps and --ensemble values are scored in turn; pictures of the worst and best prompts lie beside the report.
+Several --steps and --ensemble values are scored in one go; pictures of the worst and best prompts lie beside the report.
+`accelerate launch train/evaluate.py ...` shares the images among several GPUs.
 """
 
 import argparse
+import heapq
 import json
 import sys
 import time
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from train.command import run  # noqa: E402
+from train.command import run
+
+EXTREMES = 12
+
+
+@dataclass
+class Run:
+    """One (steps, ensemble) of an evaluation: its records so far, its extreme results, the seconds it took."""
+
+    steps: int
+    ensemble: int
+    records: list = field(default_factory=list)
+    worst: list = field(default_factory=list)
+    best: list = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, results: list) -> None:
+        """Keep the records of all results and the pictures of the lowest and highest IoU."""
+        self.records += [result.record for result in results]
+        self.worst = heapq.nsmallest(EXTREMES, self.worst + results, key=lambda result: result.record.iou)
+        self.best = heapq.nlargest(EXTREMES, self.best + results, key=lambda result: result.record.iou)
+
+    def report(self, with_records: bool) -> dict:
+        """Everything about this run as JSON values."""
+        from train.scores import as_json, summarise, threshold_sweep
+
+        values = {"steps": self.steps, "ensemble": self.ensemble, "unet_calls": self.steps * self.ensemble}
+        values |= {"seconds": round(self.seconds, 2), **summarise(self.records), "sweep": threshold_sweep(self.records)}
+        return {**values, "records": [as_json(record) for record in self.records]} if with_records else values
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Load, predict, score, write."""
-    from train.data.build import open_split
-    from train.data.config import load_data
-    from train.model import load_networks
-    from train.validate import asks
+    from accelerate import Accelerator
 
-    networks = load_networks(arguments.checkpoint, arguments.components)
-    networks.to(arguments.device).eval()
-    config = networks.config
-    sources = [source for source, _ in open_split(load_data(arguments.data), arguments.split)]
-    resolution = arguments.resolution or config.resolution
-    everything = list(asks(sources, networks, resolution, arguments.images))
-    report = {
-        "checkpoint": arguments.checkpoint.name,
-        "data": arguments.data.name,
-        "split": arguments.split,
-        "images": len({ask.image for ask in everything}),
-        "threshold": arguments.threshold or config.threshold,
-        "runs": [],
-    }
-    for steps, ensemble in product(arguments.steps or [config.default_steps], arguments.ensemble):
-        report["runs"].append(score_run(everything, networks, steps, ensemble, report["threshold"], arguments))
+    from train.model import load_networks
+
+    accelerator = Accelerator(cpu=arguments.cpu)
+    networks = load_networks(arguments.checkpoint, arguments.components).to(accelerator.device).eval()
+    threshold = networks.config.threshold if arguments.threshold is None else arguments.threshold
+    runs = [Run(*pair) for pair in product(arguments.steps or [networks.config.default_steps], arguments.ensemble)]
+    score_runs(runs, networks, threshold, arguments, accelerator)
+    if not accelerator.is_main_process:
+        return
+    report = {"checkpoint": arguments.checkpoint.name, "data": arguments.data.name, "split": arguments.split}
+    report |= {"images": len({record.image for record in runs[0].records}), "threshold": threshold}
+    report["runs"] = [one.report(arguments.records) for one in runs]
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for one, values in zip(runs, report["runs"], strict=True):
+        save_extremes(arguments.report, one, threshold)
+        print_summary(values)
     print(f"wrote {arguments.report}")
 
 
-def score_run(everything: list, networks, steps: int, ensemble: int, threshold: float, arguments) -> dict:
-    """Scores of one (steps, ensemble)."""
+def score_runs(runs: list[Run], networks, threshold: float, arguments: argparse.Namespace, accelerator) -> None:
+    """Fill every run with the records of all images, in order, whatever the number of processes."""
+    from accelerate.utils import gather_object
     from tqdm import tqdm
 
-    from train.scores import as_json, summarise, threshold_sweep
-    from train.validate import Sampling, answer, score_all
+    from train.data.build import open_split
+    from train.data.config import load_data
+    from train.validate import Sampling, answer, questions, score_question
 
-    sampling = Sampling(steps, ensemble, networks.config.initial_noise, arguments.seed, arguments.batch_size)
-    started = time.perf_counter()
-    stream = tqdm(answer(everything, networks, sampling), total=len(everything), desc=f"{steps} steps x {ensemble}")
-    results = list(score_all(stream, threshold))
-    seconds = time.perf_counter() - started
-    records = [record for _, _, record in results]
-    save_extremes(arguments.report.with_suffix(""), results, f"{steps}x{ensemble}", threshold)
-    result = {"steps": steps, "ensemble": ensemble, "unet_calls": steps * ensemble, "seconds": round(seconds, 2)}
-    result |= {**summarise(records), "sweep": threshold_sweep(records)}
-    print_summary(result)
-    return {**result, "records": [as_json(record) for record in records]} if arguments.records else result
+    sources = [source for source, _ in open_split(load_data(arguments.data), arguments.split)]
+    resolution = arguments.resolution or networks.config.resolution
+    shard = (accelerator.process_index, accelerator.num_processes)
+    total = min(sum(map(len, sources)), arguments.images or sys.maxsize)
+    stream = questions(sources, networks, resolution, arguments.images, shard)
+    for question in tqdm(stream, total=-(-total // shard[1]), desc="images", disable=not accelerator.is_main_process):
+        for one in runs:
+            sampling = Sampling(one.steps, one.ensemble, networks.config.initial_noise, arguments.seed, arguments.batch_size)
+            started = time.perf_counter()
+            soft = answer(networks, question.latent, question.texts, question.geometry, sampling)
+            one.seconds += time.perf_counter() - started
+            one.add(score_question(question, soft, threshold))
+    for one in runs:
+        one.records = sorted(gather_object(one.records), key=lambda record: record.image)
 
 
-def save_extremes(stem: Path, results: list, name: str, threshold: float, count: int = 12) -> None:
+def save_extremes(report: Path, one: Run, threshold: float) -> None:
     """Picture grids of the prompts with the lowest and the highest IoU."""
     from train.pictures import save_grid
 
-    ranked = sorted(results, key=lambda result: result[2].iou)
-    for which, chosen in (("worst", ranked[:count]), ("best", ranked[-count:][::-1])):
-        rows = [(ask, soft.numpy(), record) for ask, soft, record in chosen]
-        save_grid(stem.with_name(f"{stem.name}-{name}-{which}.png"), rows, threshold)
+    for which, results in (("worst", one.worst), ("best", one.best)):
+        save_grid(report.with_name(f"{report.stem}-{one.steps}x{one.ensemble}-{which}.png"), results, threshold)
 
 
-def print_summary(result: dict) -> None:
+def print_summary(values: dict) -> None:
     """One line per group."""
-    print(f"{result['steps']} steps x {result['ensemble']}: mIoU {result['miou']}, {result['seconds']} s")
-    for group, scores in result["groups"].items():
+    print(f"{values['steps']} steps x {values['ensemble']}: mIoU {values['miou']}, {values['seconds']} s")
+    for group, scores in values["groups"].items():
         print(f"  {group:14}" + "  ".join(f"{key} {value}" for key, value in scores.items()))
 
 
-def main() -> None:
-    """Parse the command line and evaluate."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="DiGSeg checkpoint, file or diffusers folder")
     parser.add_argument("--data", type=Path, required=True, help="data YAML, see train/configs/data/")
@@ -97,9 +128,15 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, help="longest side in pixels, default: the checkpoint's")
     parser.add_argument("--batch-size", type=int, default=32, help="masks per U-Net call")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default=None, help="torch device, default: a GPU where there is one")
+    parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
     parser.add_argument("--records", action="store_true", help="put every prompt's score into the report")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(line: list[str] | None = None) -> None:
+    """Parse the command line and evaluate."""
+    parser = make_parser()
+    arguments = parser.parse_args(line)
     run(parser.prog, lambda: evaluate(arguments))
 
 

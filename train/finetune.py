@@ -9,9 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from train.command import run  # noqa: E402
+from train.command import run
 
 
 def finetune(path: Path, overrides: list[str]) -> None:

@@ -22,10 +22,10 @@ from train.pictures import save_grid
 from train.resume import check_same_run, latest_state, load_state, optimizer_tensors, restore_optimizer, save_state
 from train.sampling import Sampler
 from train.schedule import learning_rate
-from train.scores import summarise
+from train.scores import Record, summarise
 from train.table import LatentCache, build_table
 from train.text import TextCache
-from train.validate import Ask, Sampling, answer, asks, score_all
+from train.validate import Question, Result, Sampling, answer, questions, score_question
 
 FREE_SETTINGS = {
     "steps",
@@ -67,7 +67,7 @@ class Trainer:
         self.loss = make_loss(config, self.networks.vae, bars, self.networks.config.prediction_type)
         self.progress = Progress()
         self.log = RunLog(config.output / "log.jsonl", self.accelerator.is_main_process)
-        self.asks: list[Ask] | None = None
+        self.questions: list[Question] | None = None
         self.stopping = False
 
     def _place(self) -> None:
@@ -201,22 +201,21 @@ class Trainer:
                 self.export(config.output / "best.safetensors")
         return summary
 
-    def _score(self, sampling: Sampling):
-        """Records of all processes in image order, and this process's first pictures."""
-        networks, config = self.networks, self.config
-        if self.asks is None:
+    def _score(self, sampling: Sampling) -> tuple[list[Record], list[Result]]:
+        """Records of all processes, and this process's first results as pictures."""
+        networks, config, accelerator = self.networks, self.config, self.accelerator
+        if self.questions is None:
             sources = [source for source, _ in open_split(config.data, "validation")]
-            every = list(asks(sources, networks, config.resolution, config.validation.images))
-            with self.accelerator.split_between_processes(every) as mine:
-                self.asks = mine
+            shard = (accelerator.process_index, accelerator.num_processes)
+            self.questions = list(questions(sources, networks, config.resolution, config.validation.images, shard))
         networks.unet.eval()
-        records, pictures = [], []
-        for ask, soft, record in score_all(answer(self.asks, networks, sampling), config.export.threshold):
-            records.append(record)
-            if len(pictures) < config.validation.pictures:
-                pictures.append((ask, soft.numpy(), record))
+        results = []
+        for question in self.questions:
+            soft = answer(networks, question.latent, question.texts, question.geometry, sampling)
+            results += score_question(question, soft, config.export.threshold)
         networks.unet.train()
-        return gather_object(records), pictures
+        records = sorted(gather_object([result.record for result in results]), key=lambda record: record.image)
+        return records, results[: config.validation.pictures]
 
     def averaged_weights(self):
         """Context in which the U-Net holds the averaged weights."""

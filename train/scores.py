@@ -36,7 +36,7 @@ class Record:
         return self.intersection / self.union if self.union else 1.0
 
 
-def score(image: int, query: Query, prompt: str, soft: Tensor, truth: Tensor, known: Tensor, threshold: float) -> Record:
+def score(image: int, query: Query, soft: Tensor, truth: Tensor, known: Tensor, threshold: float) -> Record:
     """Compare a soft mask [H,W] in [0,1] with the truth (bool [H,W]) where `known` (bool [H,W])."""
     soft, truth = soft[known], truth[known]  # both [P]
     hard = soft > threshold
@@ -45,7 +45,7 @@ def score(image: int, query: Query, prompt: str, soft: Tensor, truth: Tensor, kn
     return Record(
         image,
         query.name,
-        prompt,
+        query.prompts[0],
         query.group,
         int((hard & truth).sum()),
         int((hard | truth).sum()),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from digseg_nodes.core.ddim import ddim_sample, initial_noise, predict_x0
 from digseg_nodes.core.geometry import Geometry, fit, plan_geometry, unfit
 from digseg_nodes.core.masks import soft_mask
 from digseg_nodes.core.schedule import DDIMSchedule, ddim_schedule
-from train.data.base import Query, Sample, Source
+from train.data.base import Sample, Source
 from train.loss import call_unet
 from train.model import Networks, decode_latents, encode_pixels
 from train.scores import Record, score
@@ -20,15 +19,13 @@ from train.text import encode_texts
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One prompt to one image: latent [4,h,w], text [77,D] and how the image was fitted."""
+class Question:
+    """One image and its prompts: sample, latent [4,h,w], texts [K,77,D] of the queries and how the image was fitted."""
 
-    image: int
+    number: int
     sample: Sample
-    query: Query
-    prompt: str
     latent: Tensor
-    text: Tensor
+    texts: Tensor
     geometry: Geometry
 
 
@@ -43,17 +40,34 @@ class Sampling:
     batch_size: int = 32
 
 
-def asks(sources: Iterable[Source], networks: Networks, resolution: int, limit: int | None = None) -> Iterator[Ask]:
-    """Every query of every image, under its plainest prompt; `limit` images in all."""
-    samples = chain.from_iterable((source.sample(index) for index in range(len(source))) for source in sources)
-    for number, sample in enumerate(islice(samples, limit)):
-        geometry = plan_geometry(*sample.image.shape[:2], resolution)
-        latent = encode_image(networks, sample.image, geometry)
-        prompts = [query.prompts[0] for query in sample.queries]
-        if prompts:
-            texts = encode_texts(networks.text_encoder, prompts).cpu()
-            for query, prompt, text in zip(sample.queries, prompts, texts, strict=True):
-                yield Ask(number, sample, query, prompt, latent, text, geometry)
+@dataclass(frozen=True)
+class Result:
+    """One answered prompt with what a picture of it needs: image uint8 [H,W,3], truth bool [H,W], soft float [H,W]."""
+
+    record: Record
+    image: np.ndarray
+    truth: np.ndarray
+    soft: np.ndarray
+
+
+def questions(
+    sources: Iterable[Source],
+    networks: Networks,
+    resolution: int,
+    limit: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[Question]:
+    """Every image with all its queries under their plainest prompts: at most `limit` images, of which process `rank`
+    of `shard` = (rank, processes) takes every processes-th."""
+    places = [(source, index) for source in sources for index in range(len(source))][:limit]
+    rank, processes = shard
+    for number in range(rank, len(places), processes):
+        source, index = places[number]
+        sample = source.sample(index)
+        if sample.queries:
+            geometry = plan_geometry(*sample.image.shape[:2], resolution)
+            texts = encode_texts(networks.text_encoder, [query.prompts[0] for query in sample.queries]).cpu()
+            yield Question(number, sample, encode_image(networks, sample.image, geometry), texts, geometry)
 
 
 @torch.no_grad()
@@ -63,16 +77,17 @@ def encode_image(networks: Networks, image: np.ndarray, geometry: Geometry) -> T
     return encode_pixels(networks.vae, pixels.to(networks.vae.device))[0].float().cpu()
 
 
-def answer(stream: Iterable[Ask], networks: Networks, sampling: Sampling) -> Iterator[tuple[Ask, Tensor]]:
-    """The soft mask [H,W] in [0,1], at the image's own size, of every ask in order."""
+def answer(networks: Networks, latent: Tensor, texts: Tensor, geometry: Geometry, sampling: Sampling) -> Tensor:
+    """Soft masks [K,H,W] in [0,1] at the image's own size, for an image latent [4,h,w] and texts [K,77,D].
+
+    Batches hold prompts of one image only, so the result does not depend on how images are shared among processes.
+    """
     schedule = ddim_schedule(networks.config.scheduler, sampling.steps)
-    for _, group in groupby(stream, key=lambda ask: tuple(ask.latent.shape)):
-        while chunk := list(islice(group, sampling.batch_size)):
-            latents = torch.stack([ask.latent for ask in chunk])
-            texts = torch.stack([ask.text for ask in chunk])
-            soft = predict(networks, latents, texts, schedule, sampling)
-            for ask, mask in zip(chunk, soft, strict=True):
-                yield ask, unfit(mask[None], ask.geometry)[0]
+    parts = [
+        predict(networks, latent.expand(len(chunk), -1, -1, -1), chunk, schedule, sampling)
+        for chunk in texts.split(sampling.batch_size)
+    ]
+    return unfit(torch.cat(parts), geometry)
 
 
 @torch.no_grad()
@@ -87,8 +102,7 @@ def predict(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSch
     total = torch.zeros_like(images)
     for member in range(sampling.ensemble):
         noise = initial_noise(sampling.seed, member, tuple(images.shape[1:]), sampling.initial).to(device)
-        denoise = _denoiser(networks, images, texts, schedule)
-        total += ddim_sample(denoise, noise.expand_as(images), schedule)
+        total += ddim_sample(_denoiser(networks, images, texts, schedule), noise.expand_as(images), schedule)
     return soft_mask(decode_latents(networks.vae, total / sampling.ensemble)).cpu()
 
 
@@ -105,11 +119,13 @@ def _denoiser(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMS
     return denoise
 
 
-def score_all(answers: Iterable[tuple[Ask, Tensor]], threshold: float) -> Iterator[tuple[Ask, Tensor, Record]]:
-    """Adds the record of every answer."""
-    for ask, soft in answers:
-        size = ask.sample.image.shape[:2]
-        mask = ask.query.mask if ask.query.mask is not None else np.zeros(size, bool)
-        known = ~ask.sample.ignore if ask.sample.ignore is not None else np.ones(size, bool)
-        record = score(ask.image, ask.query, ask.prompt, soft, torch.from_numpy(mask), torch.from_numpy(known), threshold)
-        yield ask, soft, record
+def score_question(question: Question, soft: Tensor, threshold: float) -> list[Result]:
+    """Compare soft masks [K,H,W] with the queries of a question."""
+    sample, results = question.sample, []
+    size = sample.image.shape[:2]
+    known = ~sample.ignore if sample.ignore is not None else np.ones(size, bool)
+    for query, mask in zip(sample.queries, soft, strict=True):
+        truth = query.mask if query.mask is not None else np.zeros(size, bool)
+        record = score(question.number, query, mask, torch.from_numpy(truth), torch.from_numpy(known), threshold)
+        results.append(Result(record, sample.image, truth, mask.numpy()))
+    return results

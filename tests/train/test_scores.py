@@ -20,7 +20,7 @@ KNOWN = torch.ones(10, 10, dtype=torch.bool)
 def records(predict, known=KNOWN):
     masks = [query.mask if query.mask is not None else np.zeros_like(TRUTH) for query in QUERIES]
     return [
-        score(0, query, query.prompts[0], predict(torch.from_numpy(mask)), torch.from_numpy(mask), known, 0.5)
+        score(0, query, predict(torch.from_numpy(mask)), torch.from_numpy(mask), known, 0.5)
         for query, mask in zip(QUERIES, masks, strict=True)
     ]
 
@@ -49,10 +49,7 @@ def test_miou_sums_pixels_per_class_over_the_data_set():
     small[0, 0] = True
     pairs = [(small, torch.zeros(10, 10)), (large, torch.ones(10, 10))]
     summary = summarise(
-        [
-            score(i, Query("cat", ("cat",), mask), "cat", soft, torch.from_numpy(mask), KNOWN, 0.5)
-            for i, (mask, soft) in enumerate(pairs)
-        ]
+        [score(i, Query("cat", ("cat",), mask), soft, torch.from_numpy(mask), KNOWN, 0.5) for i, (mask, soft) in enumerate(pairs)]
     )
     assert summary["miou"] == pytest.approx(100 / 101, abs=1e-4)
     assert summary["mean_iou"] == 0.5
@@ -73,6 +70,6 @@ def test_unknown_pixels_leave_the_score():
 def test_the_sweep_equals_scoring_at_each_threshold():
     soft = torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
     truth = torch.from_numpy(TRUTH)
-    sweep = threshold_sweep([score(0, QUERIES[0], "cat", soft, truth, KNOWN, 0.5)])
+    sweep = threshold_sweep([score(0, QUERIES[0], soft, truth, KNOWN, 0.5)])
     for threshold, value in zip(sweep["thresholds"], sweep["miou"], strict=True):
-        assert value == pytest.approx(score(0, QUERIES[0], "cat", soft, truth, KNOWN, threshold).iou, abs=1e-4)
+        assert value == pytest.approx(score(0, QUERIES[0], soft, truth, KNOWN, threshold).iou, abs=1e-4)

@@ -1,0 +1,119 @@
+"""Convert a DiGSeg checkpoint between layouts and precisions; look at and edit what it says about itself.
+
+python train/convert.py SOURCE                          what it is: configuration, parts, precision
+python train/convert.py SOURCE TARGET.safetensors       one file, every part the source has
+python train/convert.py SOURCE TARGET.safetensors --to unet    the U-Net alone
+python train/convert.py SOURCE TARGET.safetensors --to ldm     original names, for stock InstructPixToPix nodes (SD 1.5)
+python train/convert.py SOURCE FOLDER                   a diffusers folder
+python train/convert.py FILE FILE --set threshold=0.4 title="Road signs" scheduler.prediction_type=epsilon
+
+SOURCE is any of these, a Marigold-style folder, or a U-Net alone (say --mask-target). --dtype changes the precision;
+without it every tensor is copied bit for bit. --components BASE adds VAE and text encoder to a U-Net.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from dataclasses import fields, replace
+from pathlib import Path
+
+import yaml
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
+from train.command import run
+from train.export import DTYPES
+from train.layouts import Components, write_folder, write_ldm, write_single, write_unet
+from train.model import open_base
+
+WRITERS = {"single": write_single, "unet": write_unet, "ldm": write_ldm, "diffusers": write_folder}
+MODELSPEC = ("title", "description", "license", "author")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path, nargs="?")
+    parser.add_argument("--to", choices=WRITERS, help="layout of the target; by default from its name")
+    parser.add_argument("--dtype", choices=DTYPES, help="precision of the target; by default as it is")
+    parser.add_argument("--components", type=Path, help="checkpoint to take a missing VAE and text encoder from")
+    parser.add_argument("--mask-target", choices=("auto", "binary", "overlay"), default="auto")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="edit the configuration")
+    return parser.parse_args(arguments)
+
+
+def open_source(path: Path, mask_target: str = "auto") -> Checkpoint:
+    """A DiGSeg checkpoint in any layout, or a base."""
+    return open_checkpoint(path, mask_target=mask_target) if mask_target != "auto" else open_base(path)
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """What a person wants to know about a checkpoint, as YAML."""
+    configured = {f.name: getattr(checkpoint.config, f.name) for f in fields(CheckpointConfig)}
+    parts = {}
+    for component in checkpoint.components:
+        tensors = checkpoint.state_dict(component)
+        kinds = Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())
+        parts[component] = {"tensors": len(tensors), "parameters": sum(t.numel() for t in tensors.values()),
+                            "dtypes": dict(kinds)}
+    modelspec = {k: v for k, v in checkpoint.metadata.items() if k.startswith("modelspec.")}
+    return yaml.safe_dump({"parts": parts, "config": configured, "metadata": modelspec}, sort_keys=False)
+
+
+def edited(config: CheckpointConfig, metadata: dict[str, str], edits: list[str]) -> tuple[CheckpointConfig, dict[str, str]]:
+    """Config and modelspec metadata after KEY=VALUE edits; a dotted key reaches into the scheduler or another config."""
+    known = {f.name for f in fields(CheckpointConfig)}
+    for edit in edits:
+        key, separator, text = edit.partition("=")
+        name, _, inner = key.partition(".")
+        if separator and key in MODELSPEC:
+            metadata = {**metadata, f"modelspec.{key}": text}
+        elif separator and inner and isinstance(getattr(config, name, None), dict):
+            config = replace(config, **{name: {**getattr(config, name), inner: yaml.safe_load(text)}})
+        elif separator and not inner and name in known - {"unet", "vae", "text_encoder", "scheduler"}:
+            config = replace(config, **{name: yaml.safe_load(text)})
+        else:
+            raise CheckpointError(f"Cannot set {edit!r}. Write KEY=VALUE with one of: "
+                                  f"{', '.join(sorted(known - {'unet', 'vae', 'text_encoder', 'scheduler'}))}, "
+                                  f"{', '.join(MODELSPEC)}, or scheduler.NAME.")
+    return config, metadata
+
+
+def read_components(checkpoint: Checkpoint, components: Path | None, dtype: str | None) -> tuple[Components, CheckpointConfig]:
+    """Tensors of every part, missing ones from `components`, floating-point ones in `dtype` if given."""
+    parts, config = {c: checkpoint.state_dict(c) for c in checkpoint.components}, checkpoint.config
+    if components:
+        other = open_base(components)
+        added = {c: other.state_dict(c) for c in other.components if c not in parts}
+        parts |= added
+        config = replace(config, **{c: getattr(other.config, c) for c in added})
+    if dtype:
+        parts = {c: {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in tensors.items()}
+                 for c, tensors in parts.items()}
+    return parts, config
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Read, edit, write; without a target only tell."""
+    source = open_source(arguments.source, arguments.mask_target)
+    if arguments.target is None:
+        print(describe(source))
+        return
+    layout = arguments.to or ("single" if arguments.target.suffix == ".safetensors" else "diffusers")
+    if (layout == "diffusers") == (arguments.target.suffix == ".safetensors"):
+        raise CheckpointError(f"{arguments.target} does not fit --to {layout}: a diffusers folder has no suffix, the "
+                              "other layouts are one .safetensors file.")
+    parts, config = read_components(source, arguments.components, arguments.dtype)
+    kept = {k: v for k, v in source.metadata.items() if k.startswith("modelspec.")}
+    config, metadata = edited(config, kept, arguments.set)
+    WRITERS[layout](arguments.target, parts, config, metadata)
+    if layout == "ldm" and (config.prediction_type != "epsilon" or config.unet.get("cross_attention_dim") != 768):
+        print("Note: ComfyUI's own loader knows this layout for SD 1.5 with epsilon prediction only; ours opens it.")
+    print(f"Wrote {arguments.target}: {', '.join(parts)}")
+
+
+if __name__ == "__main__":
+    run("convert", lambda: convert(parse()))
