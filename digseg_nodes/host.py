@@ -11,6 +11,7 @@ from pathlib import Path
 
 import comfy.clip_model
 import comfy.latent_formats
+import comfy.lora
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -29,7 +30,10 @@ from torch import Tensor
 
 from .core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
 from .core.ddim import ddim_sample
+from .core.diffusers_folder import read_json
 from .core.draw import palette_png
+from .core.foreign import describe_not_safetensors
+from .core.lora_names import layers_of, to_kohya
 from .core.palettes import palette
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
 from .core.unet_layout import HOST_GROUPS, UnsupportedUNet, head_counts, host_layout
@@ -221,6 +225,93 @@ def config_of(model) -> CheckpointConfig:
         raise ValueError(f"This MODEL ({type(model.model).__name__}) paints pictures, it cannot segment. Connect the "
                          "MODEL of Load DiGSeg Checkpoint or Load DiGSeg U-Net.")
     return config
+
+
+def lora_names() -> list[str]:
+    """Names for a loader's list: the .safetensors of ComfyUI/models/loras."""
+    return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
+
+
+def lora_path(name: str) -> Path:
+    """The file behind a name of `lora_names`; CheckpointError when it is gone."""
+    file = folder_paths.get_full_path("loras", name)
+    if file is None:
+        raise CheckpointError(f"There is no LoRA {name!r}. Put it into {folder_paths.get_folder_paths('loras')[0]} and "
+                              "press R to refresh the list.")
+    return Path(file)
+
+
+def lora_fingerprint(name: str) -> float | str:
+    """Changes when the LoRA of that name changes on disk."""
+    try:
+        return lora_path(name).stat().st_mtime
+    except CheckpointError as error:
+        return str(error)
+
+
+def apply_lora(model, path: Path, strength: float = 1.0):
+    """A copy of the MODEL with a LoRA on its U-Net, every tensor of it, or CheckpointError naming those that do not fit.
+
+    The file may be kohya's, peft's, diffusers' or of the old attention processors. strength: 1 as trained, 0 none.
+    """
+    lora = read_lora(path)
+    targets = comfy.lora.model_lora_keys_unet(model.model, {})
+    weights = model.model.state_dict()
+    unmapped = sorted(key for layer, keys in layers_of(lora).items() if layer not in targets for key in keys)
+    if unmapped:
+        raise CheckpointError(_does_not_fit(path, unmapped, len(lora), "find no layer in this U-Net"))
+    halves = sorted(_half_pairs(lora))
+    if halves:
+        raise CheckpointError(_does_not_fit(path, halves, len(layers_of(lora)), "are half a pair of matrices"))
+    wrong = [f"{layer} ({found} instead of {expected})" for layer, found, expected in _wrong_shapes(lora, targets, weights)]
+    if wrong:
+        raise CheckpointError(_does_not_fit(path, wrong, len(layers_of(lora)), "have another shape"))
+    patches = comfy.lora.load_lora(lora, targets)
+    lacking = sorted(layer for layer in layers_of(lora) if targets[layer] not in patches)
+    if lacking:
+        raise CheckpointError(_does_not_fit(path, lacking, len(layers_of(lora)), "have nothing to add"))
+    patched = model.clone()
+    patched.add_patches(patches, strength)
+    return patched
+
+
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """A LoRA's tensors under kohya's names; CheckpointError when the file is none."""
+    try:
+        lora, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
+    except Exception as error:
+        raise CheckpointError(describe_not_safetensors(path, error)) from error
+    settings = path.with_name("adapter_config.json")
+    beside = path.name == "adapter_model.safetensors" and settings.is_file()
+    try:
+        return to_kohya(lora, metadata, read_json(settings) if beside else None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name} is no LoRA for a DiGSeg model: {error}") from error
+
+
+def _half_pairs(lora: dict[str, Tensor]):
+    """Layers with only one of the two matrices of a LoRA."""
+    for layer, keys in layers_of(lora).items():
+        if (f"{layer}.lora_down.weight" in keys) != (f"{layer}.lora_up.weight" in keys):
+            yield layer
+
+
+def _wrong_shapes(lora: dict[str, Tensor], targets: dict, weights: dict[str, Tensor]):
+    """(layer, shape in the LoRA, shape in the U-Net) where a low-rank pair multiplies to another shape."""
+    for layer in layers_of(lora):
+        down, up = lora.get(f"{layer}.lora_down.weight"), lora.get(f"{layer}.lora_up.weight")
+        weight = weights.get(targets[layer])
+        if down is None or up is None or weight is None or f"{layer}.lora_mid.weight" in lora:
+            continue
+        found, expected = (up.shape[0], down.shape[1]), tuple(weight.shape[:2])
+        if found != expected:
+            yield layer, found, expected
+
+
+def _does_not_fit(path: Path, names: list[str], total: int, what: str) -> str:
+    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return (f"{path.name} does not fit this model: {len(names)} of {total} {what}: {listed}. Use a LoRA trained on this "
+            "checkpoint's U-Net (the same Stable Diffusion family); text encoder layers cannot be applied to a MODEL.")
 
 
 def load_clip(checkpoint: Checkpoint):
