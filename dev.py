@@ -300,14 +300,22 @@ def link_pack(custom_nodes: Path) -> None:
         raise StepError(f"linking {ROOT} into {custom_nodes}", "put the repository on a local NTFS drive")
 
 
+def demo_inputs() -> list[Path]:
+    """The photos and videos that the example graphs load: all of demo_scenes/ but the true masks."""
+    if not SCENES.is_dir():
+        return []
+    scenes = json.loads((SCENES / "scenes.json").read_text(encoding="utf-8"))
+    masks = {entry["mask"] for scene in scenes for entry in scene["prompts"]}
+    return [path for path in SCENES.iterdir() if path.suffix in (".png", ".jpg", ".mp4") and path.name not in masks]
+
+
 def make_base(base: Path, install: Install) -> Path:
-    """Fill a base directory for ComfyUI: the pack, the demo photos as inputs, an existing ComfyUI's models."""
+    """Fill a base directory for ComfyUI: the pack, the demo's photos as inputs, an existing ComfyUI's models."""
     for name in ("custom_nodes", "models", "models/digseg", "input", "output", "temp", "user"):
         make_folder(base / name)
     link_pack(base / "custom_nodes")
-    for photo in SCENES.glob("*.*"):
-        if photo.suffix in (".png", ".jpg"):
-            shutil.copy2(photo, base / "input" / photo.name)
+    for path in demo_inputs():
+        shutil.copy2(path, base / "input" / path.name)
     if not install.bundled and (install.root / "models").is_dir():
         folders = {path.name: path.name for path in (install.root / "models").iterdir() if path.is_dir()}
         config = {"existing": {"base_path": str(install.root / "models"), **folders}}

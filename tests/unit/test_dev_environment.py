@@ -15,7 +15,7 @@ import dev
 def checkout(tmp_path, monkeypatch):
     """A folder of its own in place of this checkout."""
     for name, path in {"ROOT": ".", "VENV": ".venv", "CACHE": ".host", "LOGS": ".host/logs",
-                       "STAMP": ".venv/digseg-installed.json"}.items():
+                       "SCENES": "demo_scenes", "STAMP": ".venv/digseg-installed.json"}.items():
         monkeypatch.setattr(dev, name, tmp_path / path)
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     return tmp_path
@@ -88,6 +88,14 @@ def test_base_directory_holds_pack_and_models_and_its_removal_leaves_the_checkou
     assert '"loras": "loras"' in (base / "models.yaml").read_text()
     dev.remove_base(base)
     assert not base.exists() and (checkout / "precious.txt").is_file()
+
+
+def test_inputs_are_photos_and_videos_not_the_true_masks(checkout):
+    dev.SCENES.mkdir()
+    for name in ("photo.png", "mask.png", "film.mp4", "notes.txt"):
+        (dev.SCENES / name).touch()
+    (dev.SCENES / "scenes.json").write_text('[{"image": "photo.png", "prompts": [{"mask": "mask.png"}, {"mask": null}]}]')
+    assert {path.name for path in dev.demo_inputs()} == {"photo.png", "film.mp4"}
 
 
 def test_error_shows_the_failed_import_of_the_pack_not_the_end_of_the_log(tmp_path):
