@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from train.yaml_config import load_yaml, validate
 
+Byte = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Byte, Byte, Byte]
+
 
 class SourceConfig(BaseModel):
     """What every kind of source has: its share in a mix (`weight`) and an upper limit on its images (`limit`)."""
@@ -26,7 +29,29 @@ class DemoConfig(SourceConfig):
     size: Annotated[int, Field(ge=32)] = 128
 
 
-class FolderConfig(SourceConfig):
+class LabelledConfig(SourceConfig):
+    """What labelled images have in common.
+
+    phrases: other words for a class, e.g. {tv: [television, screen]}. templates: sentences with {} for the class.
+    held_out: classes that training leaves out and evaluation reports apart. absent_per_image: how many of the classes
+    that are not in an image are asked for as absent prompts.
+    """
+
+    phrases: dict[str, list[str]] = {}
+    templates: list[str] = []
+    held_out: list[str] = []
+    absent_per_image: Annotated[int, Field(ge=0)] = 4
+
+    @field_validator("templates")
+    @classmethod
+    def _has_a_place(cls, value: list[str]) -> list[str]:
+        for template in value:
+            if "{}" not in template:
+                raise ValueError(f'the template "{template}" has no {{}} where the class name goes')
+        return value
+
+
+class FolderConfig(LabelledConfig):
     """Photos in `images` and one black-and-white mask per class and photo in `masks/<class>/<name>.png`.
 
     classes maps class names to the phrases that may stand for them; left out, the sub-folders of `masks` are the
@@ -37,9 +62,7 @@ class FolderConfig(SourceConfig):
     images: Path
     masks: Path
     classes: dict[str, list[str]] | None = None
-    held_out: list[str] = []
-    ignore: Annotated[int, Field(ge=0, le=255)] | None = None
-    absent_per_image: Annotated[int, Field(ge=0)] = 4
+    ignore: Byte | None = None
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -48,11 +71,79 @@ class FolderConfig(SourceConfig):
         if isinstance(value, list):
             value = {name: [name] for name in value}
         if isinstance(value, dict):
-            value = {name: [phrases] if isinstance(phrases, str) else phrases or [name] for name, phrases in value.items()}
+            value = {k: [v] if isinstance(v, str) else v or [k] for k, v in value.items()}
         return value
 
 
-AnySource = Annotated[DemoConfig | FolderConfig, Field(discriminator="type")]
+class PairedConfig(LabelledConfig):
+    """One label file per photo.
+
+    root: folder of the data set. images: pattern below it, e.g. "leftImg8bit/train/*/*_leftImg8bit.png". masks: the
+    label file of a photo, {1}, {2}, ... standing for what the first, second, ... star matched. list: text file with
+    one value of the last star per line, for the photos that belong to a split.
+    """
+
+    root: Path
+    images: str
+    masks: str
+    list: Path | None = None
+
+
+class IndexConfig(PairedConfig):
+    """Label files whose pixel values are class numbers, grey or palette (palettes are not looked at).
+
+    classes: names with their numbers ({sky: 3, tree: [4, 5]}), or a list of names counted from `first`. ignore: the
+    numbers of unlabelled pixels. Any other number is background.
+    """
+
+    type: Literal["index"]
+    classes: dict[str, list[int]]
+    first: int = 0
+    ignore: list[int] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbered(cls, values):
+        names = values.get("classes") if isinstance(values, dict) else None
+        if isinstance(names, list):
+            values = {**values, "classes": {name: [values.get("first", 0) + i] for i, name in enumerate(names)}}
+        elif isinstance(names, dict):
+            values = {**values, "classes": {k: [v] if isinstance(v, int) else v for k, v in names.items()}}
+        return values
+
+
+class ColourConfig(PairedConfig):
+    """Label files painted in class colours: classes {water: [0, 0, 255]}; ignore: the colours of unlabelled pixels."""
+
+    type: Literal["colour"]
+    classes: dict[str, Colour]
+    ignore: list[Colour] = []
+
+
+class BinaryConfig(PairedConfig):
+    """Black-and-white label files of a single class; pixels brighter than half are `name`."""
+
+    type: Literal["binary"]
+    name: str
+
+
+class CocoConfig(LabelledConfig):
+    """COCO JSON: `annotations` with polygons or RLE; crowd regions are unlabelled. classes: a selection, default all.
+
+    panoptic: folder of the panoptic PNGs, when `annotations` is a panoptic JSON.
+    """
+
+    type: Literal["coco"]
+    images: Path
+    annotations: Path
+    panoptic: Path | None = None
+    classes: list[str] | None = None
+
+
+AnySource = Annotated[
+    DemoConfig | FolderConfig | IndexConfig | ColourConfig | BinaryConfig | CocoConfig, Field(discriminator="type")
+]
+PATHS = ("images", "masks", "root", "annotations", "panoptic")
 
 
 class DataConfig(BaseModel):
@@ -60,6 +151,7 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str = ""
+    common: dict = Field({}, exclude=True)
     train: list[AnySource] = []
     validation: list[AnySource] = []
     test: list[AnySource] = []
@@ -67,9 +159,16 @@ class DataConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _single_sources(cls, values):
+        """A part may be one source instead of a list; `common` holds settings that all sources share."""
         if not isinstance(values, dict):
             return values
-        return {key: [value] if isinstance(value, dict) else value for key, value in values.items()}
+        common = values.get("common") or {}
+        out = dict(values)
+        for part in ("train", "validation", "test"):
+            if part in out:
+                sources = out[part] if isinstance(out[part], list) else [out[part]]
+                out[part] = [{**common, **source} if isinstance(source, dict) else source for source in sources]
+        return out
 
     def split(self, name: str) -> list[SourceConfig]:
         """Sources of "train", "validation" or "test"."""
@@ -81,7 +180,9 @@ def load_data(path: Path) -> DataConfig:
     values, lines = load_yaml(path)
     config = validate(DataConfig, values, path, lines)
     for source in [*config.train, *config.validation, *config.test]:
-        for key in ("images", "masks"):
-            if hasattr(source, key):
+        for key in PATHS:
+            if isinstance(getattr(source, key, None), Path):
                 setattr(source, key, path.parent / getattr(source, key))
+        if isinstance(getattr(source, "list", None), Path):
+            source.list = source.root / source.list
     return config

@@ -1,0 +1,95 @@
+"""COCO JSON, instances, stuff or panoptic, read through pycocotools."""
+
+import json
+from contextlib import redirect_stdout
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from pycocotools.coco import COCO
+
+from train.data.base import DataError, Sample, Source
+from train.data.config import CocoConfig
+from train.data.labelled import Wording, check_size, file_digest, read_image, settings_digest
+
+
+class CocoSource(Source):
+    """One class mask per category and image: the union of its annotations. See CocoConfig."""
+
+    def __init__(self, config: CocoConfig):
+        self.config = config
+        self.coco = _load(config.annotations)
+        self.categories = {category["name"]: category["id"] for category in self.coco.cats.values()}
+        unknown = sorted(set(config.classes or []) - set(self.categories))
+        if unknown:
+            raise DataError(f"{config.annotations} has no categories {unknown}; it has {sorted(self.categories)}.")
+        names = config.classes or list(self.categories)
+        self.wording = Wording(config, {name: [name] for name in names})
+        self.images = sorted(self.coco.imgs)[: config.limit]
+        if not self.images:
+            raise DataError(f"{config.annotations} lists no images.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.wording.phrases)
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {self.categories[name]: name for name in self.class_names}
+
+    def _file(self, index: int) -> Path:
+        return self.config.images / self.coco.imgs[self.images[index]]["file_name"]
+
+    def identity(self, index: int) -> str:
+        annotations = json.dumps(self.coco.imgToAnns[self.images[index]], sort_keys=True)
+        files = [self._file(index)] + ([self._panoptic_file(index)] if self.config.panoptic else [])
+        return f"coco/{file_digest(*files)}/{settings_digest(annotations, self.wording.settings(), index)}"
+
+    def sample(self, index: int) -> Sample:
+        image = read_image(self._file(index), "RGB")
+        masks, crowd = self._panoptic(index, image) if self.config.panoptic else self._segments(index, image)
+        return Sample(image, tuple(self.wording.queries(masks, index)), crowd if crowd.any() else None)
+
+    def _segments(self, index: int, image: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Class masks and crowd regions from polygons and run lengths."""
+        masks, crowd = {}, np.zeros(image.shape[:2], bool)
+        for annotation in self.coco.imgToAnns[self.images[index]]:
+            mask = self.coco.annToMask(annotation).astype(bool)
+            check_size(mask, self.config.annotations, image, self._file(index))
+            if annotation.get("iscrowd"):
+                crowd |= mask
+            elif annotation["category_id"] in self._names:
+                name = self._names[annotation["category_id"]]
+                masks[name] = masks.get(name, False) | mask
+        return masks, crowd
+
+    def _panoptic_file(self, index: int) -> Path:
+        return self.config.panoptic / self.coco.imgToAnns[self.images[index]][0]["file_name"]
+
+    def _panoptic(self, index: int, image: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Class masks and crowd regions from a panoptic PNG, whose pixels are segment ids R + 256 G + 65536 B."""
+        path = self._panoptic_file(index)
+        ids = read_image(path, "RGB").astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+        check_size(ids, path, image, self._file(index))
+        masks, crowd = {}, ids == 0
+        for segment in self.coco.imgToAnns[self.images[index]][0]["segments_info"]:
+            if segment.get("iscrowd"):
+                crowd |= ids == segment["id"]
+            elif segment["category_id"] in self._names:
+                name = self._names[segment["category_id"]]
+                masks[name] = masks.get(name, False) | (ids == segment["id"])
+        return masks, crowd
+
+
+def _load(path: Path) -> COCO:
+    if not path.is_file():
+        raise DataError(f"There is no annotation file {path}.")
+    try:
+        with redirect_stdout(StringIO()):
+            return COCO(str(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not COCO JSON ({error!r}); expected images, annotations and categories.") from error

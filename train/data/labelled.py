@@ -1,0 +1,75 @@
+"""What the adapters of labelled images share: reading files, digests, and queries from class masks."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from train.data.base import DataError, Query
+from train.data.config import LabelledConfig
+
+
+def read_image(path: Path, mode: str | None) -> np.ndarray:
+    """An image file as an array: [H,W,3] uint8 for mode "RGB", [H,W] for "L"; None keeps the stored values (indices)."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode) if mode else image)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}). Replace or remove the file.") from error
+
+
+def file_digest(*paths: Path) -> str:
+    """SHA-256 over the contents of files; a missing file counts as such."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"missing")
+    return digest.hexdigest()
+
+
+def settings_digest(*settings) -> str:
+    """Short digest of whatever decides how files are read."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+
+
+def check_size(mask: np.ndarray, mask_file: Path, image: np.ndarray, image_file: Path) -> None:
+    """Raise DataError unless a label file has the size of its photo."""
+    (h, w), (height, width) = mask.shape[:2], image.shape[:2]
+    if (h, w) != (height, width):
+        raise DataError(
+            f"{mask_file} is {w}x{h} pixels but {image_file} is {width}x{height}; masks must have the size of their image."
+        )
+
+
+class Wording:
+    """The phrases of every class, and the queries that a set of class masks makes."""
+
+    def __init__(self, config: LabelledConfig, classes: dict[str, list[str]]):
+        self.config = config
+        self.phrases = {name: self._phrases(name, given) for name, given in classes.items()}
+        for setting in ("held_out", "phrases"):
+            unknown = sorted(set(getattr(config, setting)) - set(classes))
+            if unknown:
+                raise DataError(f"{setting} names {unknown}, which are not among the classes {sorted(classes)}.")
+
+    def _phrases(self, name: str, given: list[str]) -> tuple[str, ...]:
+        """The plain phrases first, then each in each template."""
+        plain = [*given, *self.config.phrases.get(name, [])]
+        framed = [template.replace("{}", phrase) for template in self.config.templates for phrase in plain]
+        return tuple(dict.fromkeys([*plain, *framed]))
+
+    def settings(self) -> tuple:
+        """What the queries depend on besides the masks."""
+        return (self.phrases, self.config.held_out, self.config.absent_per_image)
+
+    def queries(self, masks: dict[str, np.ndarray], seed: int) -> Iterator[Query]:
+        """Present classes in the order of the classes, then `absent_per_image` absent ones drawn with `seed`."""
+        held_out = set(self.config.held_out)
+        present = [name for name in self.phrases if name in masks and masks[name].any()]
+        for name in present:
+            yield Query(name, self.phrases[name], masks[name], "held_out" if name in held_out else "seen")
+        missing = [name for name in self.phrases if name not in present and name not in held_out]
+        rng = np.random.default_rng([seed, len(missing)])
+        for position in rng.permutation(len(missing))[: self.config.absent_per_image]:
+            yield Query(missing[position], self.phrases[missing[position]], None, "absent_random")

@@ -1,0 +1,123 @@
+"""Photos with one label file each: class numbers, class colours, or black and white."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from train.data.base import DataError, Sample, Source
+from train.data.config import BinaryConfig, ColourConfig, IndexConfig, PairedConfig
+from train.data.labelled import Wording, check_size, file_digest, read_image, settings_digest
+
+Labels = tuple[dict[str, np.ndarray], np.ndarray | None]
+"""Class masks and unlabelled pixels, bool [H,W] each; None when every pixel is labelled."""
+
+
+def pair_files(config: PairedConfig) -> list[tuple[Path, Path]]:
+    """(photo, label file) of every photo that matches, sorted; raises DataError when there is none or a label is missing."""
+    pattern = re.compile(re.escape(config.images).replace(r"\*", "([^/]*)"))
+    wanted = _listed(config.list)
+    pairs = []
+    for image in sorted(config.root.glob(config.images)):
+        parts = pattern.fullmatch(image.relative_to(config.root).as_posix()).groups()
+        if wanted is None or parts[-1] in wanted:
+            pairs.append((image, config.root / _fill(config.masks, parts)))
+    if not pairs:
+        raise DataError(f"No photo matches {config.root / config.images}. Check `root` and `images` of the data YAML.")
+    missing = [mask for _, mask in pairs if not mask.is_file()]
+    if missing:
+        raise DataError(f"{len(missing)} of {len(pairs)} label files are missing, e.g. {missing[0]}. Check `masks`.")
+    return pairs[: config.limit]
+
+
+def _listed(path: Path | None) -> set[str] | None:
+    if path is None:
+        return None
+    if not path.is_file():
+        raise DataError(f"There is no list of images {path}.")
+    return {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+
+
+def _fill(template: str, parts: tuple[str, ...]) -> str:
+    try:
+        return re.sub(r"\{(\d+)\}", lambda match: parts[int(match[1]) - 1], template)
+    except IndexError as error:
+        raise DataError(f"`masks: {template}` uses more places than `images` has stars ({len(parts)}).") from error
+
+
+class PairedSource(Source):
+    """See PairedConfig; sub-classes turn a label file into class masks."""
+
+    def __init__(self, config: PairedConfig):
+        self.config = config
+        self.pairs = pair_files(config)
+        self.wording = Wording(config, {name: [name] for name in self.names()})
+
+    def names(self) -> list[str]:
+        """Class names of the configuration."""
+        return list(self.config.classes)
+
+    def labels(self, path: Path) -> Labels:
+        """Class masks of a label file."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.wording.phrases)
+
+    def identity(self, index: int) -> str:
+        c = self.config
+        settings = settings_digest(self.wording.settings(), getattr(c, "classes", None), getattr(c, "ignore", None), index)
+        return f"{c.type}/{file_digest(*self.pairs[index])}/{settings}"
+
+    def sample(self, index: int) -> Sample:
+        image_file, label_file = self.pairs[index]
+        image = read_image(image_file, "RGB")
+        masks, ignore = self.labels(label_file)
+        check_size(next(iter(masks.values())), label_file, image, image_file)
+        return Sample(image, tuple(self.wording.queries(masks, index)), ignore)
+
+
+class IndexSource(PairedSource):
+    """See IndexConfig."""
+
+    config: IndexConfig
+
+    def labels(self, path: Path) -> Labels:
+        numbers = read_image(path, None)
+        if numbers.ndim != 2:
+            raise DataError(f"{path} has {numbers.shape[-1]} channels; expected one channel of class numbers (type: colour?).")
+        masks = {name: np.isin(numbers, wanted) for name, wanted in self.config.classes.items()}
+        return masks, np.isin(numbers, self.config.ignore) if self.config.ignore else None
+
+
+class ColourSource(PairedSource):
+    """See ColourConfig."""
+
+    config: ColourConfig
+
+    def labels(self, path: Path) -> Labels:
+        codes = _codes(read_image(path, "RGB"))
+        masks = {name: codes == _codes(np.array(colour)) for name, colour in self.config.classes.items()}
+        ignored = [_codes(np.array(colour)) for colour in self.config.ignore]
+        return masks, np.isin(codes, ignored) if ignored else None
+
+
+def _codes(colours: np.ndarray) -> np.ndarray:
+    """[..., 3] uint8 -> [...] int32, one number per colour."""
+    return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+
+
+class BinarySource(PairedSource):
+    """See BinaryConfig."""
+
+    config: BinaryConfig
+
+    def names(self) -> list[str]:
+        return [self.config.name]
+
+    def labels(self, path: Path) -> Labels:
+        return {self.config.name: read_image(path, "L") >= 128}, None
