@@ -64,10 +64,10 @@ def register_folders(bundled: Path) -> None:
 
 def checkpoint_names() -> list[str]:
     """Names for a loader's list: every .safetensors of the digseg folders, then every diffusers folder in them."""
-    names = list(folder_paths.get_filename_list(FOLDER))
-    for root in folder_paths.get_folder_paths(FOLDER):
-        names += sorted(p.parent.name for p in Path(root).glob("*/model_index.json"))
-    return list(dict.fromkeys(names))
+    folders = sorted({p.parent.name for root in folder_paths.get_folder_paths(FOLDER)
+                      for p in Path(root).glob("*/model_index.json")})
+    files = [n for n in folder_paths.get_filename_list(FOLDER) if Path(n).parts[0] not in folders]  # no parts of folders
+    return list(dict.fromkeys(files + folders))
 
 
 def checkpoint_path(name: str) -> Path:

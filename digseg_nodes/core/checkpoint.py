@@ -29,6 +29,8 @@ LDM_LAYOUT = "ldm"
 """`digseg.layout` of a file in the original Stable Diffusion names, as train/convert.py writes it."""
 LDM_CONV_IN = "digseg.conv_in.weight"
 """conv_in as it was before it was rearranged for InstructPixToPix nodes; the tensor our own loaders take."""
+TEXT_PREFIX = "text_model."
+"""`digseg.text_prefix` of an LDM file: what was put before the text encoder's names, as newer transformers omit it."""
 
 
 @dataclass(frozen=True)
@@ -146,18 +148,20 @@ def _modern(vae: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def save_checkpoint(path: str | os.PathLike, components: dict[str, dict[str, Tensor]], config: CheckpointConfig, *,
-                    title: str, description: str = "", license: str = "") -> None:
+                    title: str, description: str = "", license: str = "",
+                    extra_metadata: dict[str, str] | None = None) -> None:
     """Write a single-file checkpoint atomically (a reader never sees half a file).
 
-    components: tensors per component of COMPONENTS, in diffusers / transformers names. Raises CheckpointError on an
-    unknown component or an empty U-Net.
+    components: tensors per component of COMPONENTS, in diffusers / transformers names. extra_metadata goes on top of the
+    `modelspec.*` fields. Raises CheckpointError on an unknown component or an empty U-Net.
     """
     unknown = set(components) - set(COMPONENTS)
     if unknown or not components.get("unet"):
         raise CheckpointError(f"A checkpoint holds {', '.join(COMPONENTS)} and at least the unet; "
                               f"got {sorted(components)}.")
     tensors = {f"{c}.{k}": v.detach().cpu().contiguous() for c, sd in components.items() for k, v in sd.items()}
-    write_safetensors(Path(path), tensors, describe_config(config, title, description, license))
+    metadata = describe_config(config, title, description, license)
+    write_safetensors(Path(path), tensors, {**metadata, **(extra_metadata or {})})
 
 
 def describe_config(config: CheckpointConfig, title: str, description: str = "", license: str = "") -> dict[str, str]:
@@ -235,7 +239,7 @@ def _open_file(path: Path, mask_target: str) -> Checkpoint:
     config = _read_config(path, metadata)
     if mask_target != "auto":
         config = replace(config, mask_target=mask_target)
-    return Checkpoint(path, config, _parts_of(path, keys, config, metadata.get("digseg.layout")), metadata)
+    return Checkpoint(path, config, _parts_of(path, keys, config, metadata), metadata)
 
 
 def _read_config(path: Path, metadata: dict[str, str]) -> CheckpointConfig:
@@ -251,14 +255,14 @@ def _read_config(path: Path, metadata: dict[str, str]) -> CheckpointConfig:
                               f"({error!r}). Export or download it again.") from error
 
 
-def _parts_of(path: Path, keys: Iterable[str], config: CheckpointConfig, layout: str | None) -> dict[str, Part]:
-    if layout == LDM_LAYOUT:
-        return _ldm_parts(path, keys, config)
+def _parts_of(path: Path, keys: Iterable[str], config: CheckpointConfig, metadata: dict[str, str]) -> dict[str, Part]:
+    if metadata.get("digseg.layout") == LDM_LAYOUT:
+        return _ldm_parts(path, keys, config, metadata.get("digseg.text_prefix", ""))
     present = {k.split(".", 1)[0] for k in keys}
     return {c: Part([path], f"{c}.") for c in COMPONENTS if c in present}
 
 
-def _ldm_parts(path: Path, keys: Iterable[str], config: CheckpointConfig) -> dict[str, Part]:
+def _ldm_parts(path: Path, keys: Iterable[str], config: CheckpointConfig, text_prefix: str) -> dict[str, Part]:
     """Parts of a file in LDM names; conv_in from the copy that was not rearranged, where there is one."""
     keys = list(keys)
     configs = {"unet": config.unet, "vae": config.vae, "text_encoder": config.text_encoder}
@@ -266,6 +270,8 @@ def _ldm_parts(path: Path, keys: Iterable[str], config: CheckpointConfig) -> dic
              if configs[c] and any(k.startswith(p) for k in keys)}
     if LDM_CONV_IN in keys:
         names["unet"] = {k: n for k, n in names["unet"].items() if n != "conv_in.weight"} | {LDM_CONV_IN: "conv_in.weight"}
+    if "text_encoder" in names:
+        names["text_encoder"] = {k: n.removeprefix(text_prefix) for k, n in names["text_encoder"].items()}
     return {c: Part([path], names=n) for c, n in names.items()}
 
 
@@ -288,6 +294,9 @@ def _open_bare(path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[st
 def _open_folder(path: Path, mask_target: str) -> Checkpoint:
     """A diffusers folder as Marigold and cocogold publish it; how its masks are drawn is not recorded there."""
     configs = diffusers_folder.read_configs(path)
+    own = diffusers_folder.own_config(path)
+    if own:
+        return _open_own_folder(path, configs, own, mask_target)
     task = diffusers_folder.dense_prediction(path)
     if task and mask_target == "auto":
         raise CheckpointError(f"{path.name} is a Marigold model for {task}: it was trained without text and cannot segment "
@@ -296,3 +305,12 @@ def _open_folder(path: Path, mask_target: str) -> Checkpoint:
                               mask_target="binary" if mask_target == "auto" else mask_target,
                               **diffusers_folder.pipeline_defaults(path), **configs)
     return Checkpoint(path, config, {c: Part(diffusers_folder.weight_files(path / c)) for c in configs})
+
+
+def _open_own_folder(path: Path, configs: dict[str, dict], own: dict, mask_target: str) -> Checkpoint:
+    """A diffusers folder that train/convert.py wrote: what it says about itself is in a file of its own."""
+    metadata = {"digseg.format": str(FORMAT), **own.get("metadata", {}), "digseg.config": json.dumps(own.get("config"))}
+    config = _read_config(path, metadata)
+    if mask_target != "auto":
+        config = replace(config, mask_target=mask_target)
+    return Checkpoint(path, config, {c: Part(diffusers_folder.weight_files(path / c)) for c in configs}, metadata)

@@ -10,6 +10,8 @@ from .schedule import check_scheduler
 
 WEIGHTED = ("unet", "vae", "text_encoder")
 VARIANTS = ("", ".fp16", ".bf16")
+OWN_CONFIG = "digseg_config.json"
+"""What a folder written by train/convert.py says about itself beyond diffusers' own files: {config, metadata}."""
 
 _DDIM_DEFAULTS = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
                   "set_alpha_to_one": True, "steps_offset": 0, "prediction_type": "epsilon",
@@ -58,6 +60,12 @@ def pipeline_defaults(folder: Path) -> dict:
     index = _model_index(folder)
     found = {"default_steps": index.get("default_denoising_steps"), "resolution": index.get("default_processing_resolution")}
     return {key: int(value) for key, value in found.items() if value}
+
+
+def own_config(folder: Path) -> dict | None:
+    """The content of OWN_CONFIG; None for folders by others."""
+    file = folder / OWN_CONFIG
+    return read_json(file) if file.is_file() else None
 
 
 def dense_prediction(folder: Path) -> str | None:

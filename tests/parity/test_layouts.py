@@ -25,6 +25,7 @@ from tests.parity.builders import (
     reference_ddim,
     write_checkpoint,
 )
+from train.layouts import write_ldm
 
 BOUND = 1e-4
 SCALE = 0.18215
@@ -144,6 +145,21 @@ def test_vae_in_ldm_names_is_the_same_vae(host, networks):
     assert set(ours.first_stage_model.state_dict()) == set(tensors)
     latents = torch.randn(1, 4, 8, 8)
     assert deviation(host.decode(ours, latents), vae.decode(latents).sample) <= BOUND
+
+
+def test_original_names(host, tmp_path, networks):
+    """A file in the original Stable Diffusion names loads as MODEL, CLIP and VAE and computes the very same."""
+    unet, vae, text = networks
+    opened = write_checkpoint(tmp_path / "a.safetensors", unet, vae, text, SCHEDULERS["v"])
+    write_ldm(tmp_path / "ldm.safetensors", {c: opened.state_dict(c) for c in opened.components}, opened.config, {})
+    ldm = open_checkpoint(tmp_path / "ldm.safetensors")
+    schedule, noise, latents = ddim_schedule(SCHEDULERS["v"], 2), initial_noise(0, 0, (1, 4, 8, 8)), torch.randn(1, 4, 8, 8)
+    masks = []
+    for checkpoint in (opened, ldm):
+        words = host.encode_text(host.load_clip(checkpoint), "a red circle")
+        found = host.sample(host.load_model(checkpoint), words, latents, noise, schedule)
+        masks.append(host.decode(host.load_vae(checkpoint), found))
+    assert torch.equal(*masks)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("default", 1e-4), ("fp32", 1e-4), ("fp16", 5e-3), ("bf16", 4e-2),
