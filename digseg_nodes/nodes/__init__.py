@@ -8,11 +8,12 @@ from .. import host
 
 host.register_folders(Path(__file__).resolve().parent.parent / "models")
 
-from . import load, masks, measure, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
+from . import load, lora, masks, measure, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
 
 NODES: list[type[io.ComfyNode]] = [
     load.DiGSegCheckpointLoader,
     load.DiGSegUNETLoader,
+    lora.DiGSegLoraLoader,
     stock.DiGSegBaseLoader,
     steps.DiGSegPrompts,
     steps.DiGSegEncodeImage,
