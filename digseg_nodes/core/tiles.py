@@ -51,7 +51,7 @@ def join_tiles(masks: Tensor, plan: TilePlan) -> Tensor:
     batch, _, count, h, w = masks.shape
     out = masks.new_zeros(batch, count, *plan.size)
     total = masks.new_zeros(plan.size)
-    weight = torch.minimum(_ramp(h)[:, None], _ramp(w)[None, :]).to(masks)  # [h,w]
+    weight = torch.outer(_ramp(h), _ramp(w)).to(masks)  # [h,w]; a product, so that rows and columns fade independently
     for t, (r, c) in enumerate(plan.corners):
         out[:, :, r:r + h, c:c + w] += masks[:, t] * weight
         total[r:r + h, c:c + w] += weight

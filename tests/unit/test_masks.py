@@ -1,0 +1,58 @@
+"""Decoded pixels become soft, hard, united and semantic masks."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+from digseg_nodes.core.masks import Masks, coverage, harden, outline, overlay, semantic_map, soft_mask, union
+
+
+def test_soft_mask_is_the_unclamped_mean_of_the_channels():
+    decoded = torch.tensor([3.0, -1.0, -1.0]).view(1, 3, 1, 1)  # clamping first would give 1/3
+    assert soft_mask(decoded).item() == pytest.approx(2 / 3)
+    assert soft_mask(torch.full((1, 3, 2, 2), 5.0)).max() == 1 and soft_mask(torch.full((1, 3, 2, 2), -5.0)).min() == 0
+
+
+def test_harden_is_exactly_black_and_white_and_excludes_the_threshold_itself():
+    assert harden(torch.tensor([0.0, 0.5, 0.500001, 1.0])).tolist() == [0, 0, 1, 1]
+    assert harden(torch.tensor([0.3]), 0.2).item() == 1
+
+
+def test_union():
+    soft = torch.tensor([[0.2, 0.7], [0.9, 0.1]]).view(1, 2, 1, 2)
+    assert torch.equal(union(soft), torch.tensor([[[0.9, 0.7]]]))
+    assert union(torch.zeros(3, 0, 4, 5)).shape == (3, 4, 5)
+
+
+def test_semantic_map_takes_the_strongest_class_above_its_own_threshold():
+    soft = torch.tensor([[0.9, 0.6, 0.4, 0.2, 0.55], [0.8, 0.7, 0.1, 0.6, 0.5]]).view(1, 2, 1, 5)
+    assert semantic_map(soft, torch.tensor([0.5, 0.5])).flatten().tolist() == [1, 2, 0, 2, 1]
+    assert semantic_map(soft, torch.tensor([0.95, 0.5])).flatten().tolist() == [2, 2, 0, 2, 0]
+    assert semantic_map(torch.ones(1, 1, 2, 2) * 0.1, torch.tensor([0.0])).min() == 1
+    assert semantic_map(torch.zeros(1, 3, 2, 2), torch.tensor([0.5, 0.5, 0.5])).max() == 0
+
+
+def test_coverage_and_outline():
+    mask = torch.zeros(1, 8, 8)
+    mask[:, 2:6, 2:6] = 1
+    assert coverage(mask).item() == 0.25
+    ring = outline(mask)
+    assert ring.sum() == 12 and (ring <= mask).all()
+    assert outline(torch.ones(1, 4, 4)).sum() == 0  # the picture's own edge is no contour
+
+
+def test_overlay_changes_only_what_is_selected():
+    image = torch.rand(1, 32, 32, 3)
+    hard = torch.zeros(1, 2, 32, 32)
+    hard[:, 0, 4:12, 4:12] = 1
+    drawn = overlay(image, hard, torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]))
+    outside = hard[0].amax(0) == 0
+    assert torch.equal(drawn[0][outside], image[0][outside])
+    assert (drawn[0, 6:10, 6:10, 0] >= image[0, 6:10, 6:10, 0]).all() and not torch.equal(drawn, image)
+
+
+def test_select_keeps_names_and_spread_together():
+    soft = torch.rand(1, 3, 2, 2)
+    chosen = Masks(soft, ("a", "b", "c"), torch.rand(1, 2, 2, 3), spread=soft / 2).select([2, 0])
+    assert chosen.names == ("c", "a")
+    assert torch.equal(chosen.soft, soft[:, [2, 0]]) and torch.equal(chosen.spread, soft[:, [2, 0]] / 2)

@@ -1,0 +1,53 @@
+"""Text becomes prompts literally, and wrong text is named by line."""
+from __future__ import annotations
+
+import pytest
+
+from digseg_nodes.core.prompts import Prompt, parse_prompts, parse_thresholds
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("red  circle ", Prompt("red circle", ("red circle",))),
+    ("car: automobile, sedan", Prompt("car", ("car", "automobile", "sedan"))),
+    ("car:", Prompt("car", ("car",))),
+    ("car: , car, sedan,", Prompt("car", ("car", "sedan"))),
+    ("clock at 10:30", Prompt("clock at 10:30", ("clock at 10:30",))),
+    ("(left) dog:1.5", Prompt("(left) dog:1.5", ("(left) dog:1.5",))),
+    ("猫：白色", Prompt("猫：白色", ("猫：白色",))),
+    ("a, b and c", Prompt("a, b and c", ("a, b and c",))),
+])
+def test_one_line(line, expected):
+    assert parse_prompts(line) == [expected]
+
+
+def test_lines_keep_their_order_and_empty_ones_are_left_out():
+    assert [p.name for p in parse_prompts("\nb\n\n  \na: x\r\nc")] == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("text", ["", " \n\t\n"])
+def test_empty_text(text):
+    with pytest.raises(ValueError, match="The text is empty"):
+        parse_prompts(text)
+
+
+def test_a_name_twice_tells_both_lines():
+    with pytest.raises(ValueError, match=r"'car' is named twice, on lines 1 and 3"):
+        parse_prompts("car\nbus\ncar: truck")
+
+
+def test_no_name_before_the_colon():
+    with pytest.raises(ValueError, match=r"Line 2 .*no name before the colon"):
+        parse_prompts("car\n: truck")
+
+
+def test_thresholds():
+    assert parse_thresholds("b: 0.25\n\n", ("a", "b"), 0.5) == [0.5, 0.25]
+    assert parse_thresholds("", ("a",), 0.4) == [0.4]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("dog: 0.4", "no class 'dog'; there are: a, b"), ("a: much", "write a number"), ("a: 1.5", "not between 0 and 1"),
+    ("a: nan", "not between 0 and 1"), ("a", "no class ''")])
+def test_wrong_thresholds_name_the_line(text, message):
+    with pytest.raises(ValueError, match=f"Line 1 .*{message}"):
+        parse_thresholds(text, ("a", "b"), 0.5)
