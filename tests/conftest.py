@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,14 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated session still shuts its ComfyUI down
 
 
-def lacking(reason: str) -> None:
-    """Skip what this machine cannot run; in CI that is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(f"CI must not lack this: {reason}")
-    pytest.skip(reason)
+@pytest.fixture(scope="session")
+def lacking() -> Callable[[str], None]:
+    """Call it with a reason to skip what this machine cannot run; in CI that is a failure."""
+    def report(reason: str) -> None:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must not lack this: {reason}")
+        pytest.skip(reason)
+    return report
 
 
 @pytest.fixture(scope="session")

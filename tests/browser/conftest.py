@@ -1,0 +1,87 @@
+"""A real Chromium with ComfyUI's real page: the frontend that this ComfyUI names, and the newest there is."""
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+import dev
+from workflows.shots import ARGUMENTS, READY, chromium
+
+DAY = 24 * 3600
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False}
+PATIENCE = 120_000  # ms; a loaded machine draws slowly
+
+
+@dataclass
+class Tab:
+    """ComfyUI's page in one frontend, and what its console and its requests complained about so far."""
+
+    frontend: str
+    page: Page
+    url: str
+    complaints: list[str] = field(default_factory=list)
+
+    def of_the_pack(self) -> list[str]:
+        """The complaints that name the pack; the rest is the frontend's own business."""
+        return [text for text in self.complaints if "digseg" in text.lower()]
+
+
+def newest_frontend() -> Path:
+    """The newest frontend wheel's pages, looked up once a day."""
+    folder = dev.CACHE / "frontend-newest"
+    if folder.is_dir() and time.time() - folder.stat().st_ctime > DAY:
+        shutil.rmtree(folder)
+    return dev.unpack_wheel("comfyui-frontend-package", "comfyui_frontend_package/static", folder)
+
+
+@pytest.fixture(scope="session")
+def browser(lacking):
+    if not chromium():
+        lacking("no chromium, chromium-browser or google-chrome on PATH")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def newest_host(install, lacking):
+    try:
+        pages = newest_frontend()
+    except dev.StepError as failure:
+        lacking(f"the newest frontend could not be downloaded: {failure.what}")
+    with dev.running_host(install, "test-newest-frontend", extra=["--front-end-root", str(pages)]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["pinned", "newest"])
+def tab(request, browser) -> Tab:
+    """A page with the pack's nodes registered; the tests of a module share it."""
+    host = request.getfixturevalue("host" if request.param == "pinned" else "newest_host")
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    page.request.post(f"{host.url}/settings", data=SETTINGS)
+    tab = Tab(request.param, page, host.url)
+    page.on("console", lambda message: _note(tab, message))
+    page.on("pageerror", lambda error: tab.complaints.append(f"uncaught: {error.stack or error}"))
+    page.on("response", lambda answer: answer.ok or answer.status == 304 or tab.complaints.append(
+        f"{answer.status}: {answer.url}"))
+    page.goto(host.url)
+    page.wait_for_function(READY)
+    yield tab
+    page.close()
+
+
+def _note(tab: Tab, message) -> None:
+    if message.type == "error":
+        tab.complaints.append(f"console: {message.text} ({message.location.get('url')})")
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    return dev.make_folder(dev.OUTPUT / "screenshots")
