@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 HOST_GROUPS = 32
 """GroupNorm groups, fixed in the host's U-Net and VAE."""
 
@@ -25,6 +27,15 @@ class UnsupportedUNet(ValueError):  # noqa: N818 (reads as what it is)
     """A U-Net config the host's UNetModel cannot represent."""
 
 
+class _Multiple(Fraction):
+    """An entry of channel_mult such as 3/2: the host multiplies it with model_channels and needs a whole number."""
+
+    def __mul__(self, channels: int) -> int:
+        return int(Fraction(self.numerator, self.denominator) * channels)
+
+    __rmul__ = __mul__
+
+
 def _per_level(value, levels: int) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value] * levels
 
@@ -41,9 +52,8 @@ def _check(config: dict) -> None:
         if key in config and config[key] not in allowed:
             raise UnsupportedUNet(f"{key}={config[key]!r}; ComfyUI's U-Net has {allowed[0]!r} built in.")
     channels = config["block_out_channels"]
-    if any(c % channels[0] or c % HOST_GROUPS for c in channels):
-        raise UnsupportedUNet(f"block_out_channels={list(channels)}: all must be multiples of the first and of "
-                              f"{HOST_GROUPS}.")
+    if any(c % HOST_GROUPS for c in channels):
+        raise UnsupportedUNet(f"block_out_channels={list(channels)}: all must be multiples of {HOST_GROUPS}.")
     if any(_per_level(config.get("only_cross_attention", False), len(channels))):
         raise UnsupportedUNet("only_cross_attention=True is not supported.")
 
@@ -95,7 +105,7 @@ def host_layout(config: dict) -> tuple[dict, bool]:
     depth = _per_level(config.get("transformer_layers_per_block", 1), levels)
     return {
         "image_size": 32, "in_channels": config["in_channels"], "out_channels": config["out_channels"],
-        "model_channels": channels[0], "channel_mult": [c // channels[0] for c in channels],
+        "model_channels": channels[0], "channel_mult": [_Multiple(c, channels[0]) for c in channels],
         "num_res_blocks": [layers] * levels, "transformer_depth": down, "transformer_depth_output": up,
         "transformer_depth_middle": depth[-1], "context_dim": _same(config, "cross_attention_dim", levels),
         "use_linear_in_transformer": bool(config.get("use_linear_projection", False)), "use_spatial_transformer": True,
