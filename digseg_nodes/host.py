@@ -190,11 +190,15 @@ def _choose_dtype(host_config: _HostConfig, weights: dict[str, Tensor], wanted: 
 
 
 def _load_weights(model: DiGSegModel, patcher, weights: dict[str, Tensor], name: str) -> None:
-    expected = set(model.diffusion_model.state_dict())
-    if expected != set(weights):
-        missing = sorted(expected - set(weights))
-        raise CheckpointError(f"{name} lacks {len(missing)} of {len(expected)} U-Net tensors, for example "
-                              f"{missing[0] if missing else '(none)'}. Download or export it again.")
+    expected = model.diffusion_model.state_dict()
+    missing = sorted(set(expected) - set(weights))
+    if missing:
+        raise CheckpointError(f"{name} lacks {len(missing)} of {len(expected)} U-Net tensors, for example {missing[0]}. "
+                              "Download or export it again.")
+    wrong = next((k for k, v in expected.items() if v.shape != weights[k].shape), None)
+    if wrong is not None:
+        raise CheckpointError(f"{name} says its U-Net tensor {wrong} is {tuple(expected[wrong].shape)}, in the file it is "
+                              f"{tuple(weights[wrong].shape)}. The file was edited; download or export it again.")
     extra = {}
     if "assign" in inspect.signature(model.load_model_weights).parameters and hasattr(patcher, "is_dynamic"):
         extra["assign"] = patcher.is_dynamic()

@@ -23,10 +23,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
-from train.command import run
-from train.export import DTYPES
-from train.layouts import Components, write_folder, write_ldm, write_single, write_unet
-from train.model import open_base
+from train.layouts import DTYPES, Components, write_folder, write_ldm, write_single, write_unet
 
 WRITERS = {"single": write_single, "unet": write_unet, "ldm": write_ldm, "diffusers": write_folder}
 MODELSPEC = ("title", "description", "license", "author")
@@ -47,7 +44,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def open_source(path: Path, mask_target: str = "auto") -> Checkpoint:
     """A DiGSeg checkpoint in any layout, or a base."""
-    return open_checkpoint(path, mask_target=mask_target) if mask_target != "auto" else open_base(path)
+    try:
+        return open_checkpoint(path, mask_target=mask_target)
+    except CheckpointError as refused:
+        try:
+            return open_checkpoint(path, in_channels=4)
+        except CheckpointError:
+            raise refused from None
 
 
 def describe(checkpoint: Checkpoint) -> str:
@@ -86,7 +89,7 @@ def read_components(checkpoint: Checkpoint, components: Path | None, dtype: str 
     """Tensors of every part, missing ones from `components`, floating-point ones in `dtype` if given."""
     parts, config = {c: checkpoint.state_dict(c) for c in checkpoint.components}, checkpoint.config
     if components:
-        other = open_base(components)
+        other = open_source(components)
         added = {c: other.state_dict(c) for c in other.components if c not in parts}
         parts |= added
         config = replace(config, **{c: getattr(other.config, c) for c in added})
@@ -116,4 +119,7 @@ def convert(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run("convert", lambda: convert(parse()))
+    try:
+        convert(parse())
+    except CheckpointError as error:
+        sys.exit(f"convert: {error}")

@@ -19,10 +19,10 @@ from digseg_nodes.core.checkpoint import (
 )
 from digseg_nodes.core.diffusers_folder import OWN_CONFIG
 from digseg_nodes.core.ldm_names import LDM_PREFIX, translate, unet_modules, vae_modules
-from train.tokenizer import clip_tokenizer
 
 Components = dict[str, dict[str, Tensor]]
 
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SCALE = 0.18215
 WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors",
            "text_encoder": "model.safetensors"}
@@ -61,6 +61,8 @@ def write_folder(path: Path, components: Components, config: CheckpointConfig, m
 
 
 def _write_tokenizer(folder: Path, text_encoder: dict) -> None:
+    from train.tokenizer import clip_tokenizer  # brings transformers along, which nothing else here needs
+
     tokenizer = clip_tokenizer()
     second = text_encoder.get("hidden_act") == "gelu"  # SD 2.x pads with token 0
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0) if second else tokenizer.eos_token
