@@ -84,7 +84,8 @@ def _write_at(path: Path, offset: int, content: bytes) -> None:
 
 def fill(store: RowStore, keys: Sequence[bytes], encode: Callable[[list[int]], Tensor], batch: int, progress=None) -> None:
     """Encode what is missing: `encode` gets positions in `keys` and returns their rows [n, *shape]."""
-    missing = [position for position, key in enumerate(keys) if key not in store]
+    first = {key: position for position, key in reversed(list(enumerate(keys))) if key not in store}
+    missing = sorted(first.values())
     for start in range(0, len(missing), batch):
         chunk = missing[start : start + batch]
         store.append([keys[position] for position in chunk], encode(chunk).cpu().numpy())

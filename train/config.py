@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from train.data.augment import Augmentation
 from train.data.config import DataConfig, load_data
 from train.yaml_config import ConfigError, apply_overrides, load_yaml, validate
 
@@ -52,6 +53,14 @@ class Sampling(Strict):
     absent: Share = 0.2
     hard_absent: Share = 0.7
     balance: Share = 0.5
+
+
+class Lora(Strict):
+    """Low-rank adapters instead of all weights; the base must be a DiGSeg checkpoint. targets: ends of layer names."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    targets: list[str] = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
 
 
 class Validation(Strict):
@@ -106,13 +115,27 @@ class TrainConfig(Strict):
     encode_batch: Positive = 16
     log_every: Positive = 10
     objective: Literal["diffusion", "end_to_end"] = "diffusion"
+    target: Literal["binary", "overlay"] = "binary"
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    zero_terminal_snr: bool | None = None
     noise: Noise = Noise()
     end_to_end: EndToEnd = EndToEnd()
     optimizer: Optimizer = Optimizer()
     sampling: Sampling = Sampling()
+    augment: Augmentation = Augmentation()
+    lora: Lora | None = None
     validation: Validation = Validation()
     checkpoints: Checkpoints = Checkpoints()
     export: Export = Export()
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        """Settings that exclude each other."""
+        if self.target == "overlay" and self.objective == "end_to_end" and self.end_to_end.loss != "latent":
+            raise ValueError("target: overlay has no pixel loss; use end_to_end.loss: latent or target: binary")
+        if self.lora and self.init == "random":
+            raise ValueError("lora trains little on top of a trained model; init: random leaves nothing to build on")
+        return self
 
     @property
     def sampling_steps(self) -> int:

@@ -11,9 +11,10 @@ import heapq
 import json
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -33,6 +34,7 @@ class Run:
     worst: list = field(default_factory=list)
     best: list = field(default_factory=list)
     seconds: float = 0.0
+    closed: Any = None
 
     def add(self, results: list) -> None:
         """Keep the records of all results and the pictures of the lowest and highest IoU."""
@@ -40,12 +42,22 @@ class Run:
         self.worst = heapq.nsmallest(EXTREMES, self.worst + results, key=lambda result: result.record.iou)
         self.best = heapq.nlargest(EXTREMES, self.best + results, key=lambda result: result.record.iou)
 
+    def gather(self, accelerator) -> None:
+        """Bring together what the processes found."""
+        from accelerate.utils import gather_object
+
+        self.records = sorted(gather_object(self.records), key=lambda record: record.image)
+        if self.closed is not None:
+            self.closed.confusion = accelerator.reduce(self.closed.confusion.to(accelerator.device), "sum").cpu()
+
     def report(self, with_records: bool) -> dict:
         """Everything about this run as JSON values."""
         from train.scores import as_json, summarise, threshold_sweep
 
         values = {"steps": self.steps, "ensemble": self.ensemble, "unet_calls": self.steps * self.ensemble}
         values |= {"seconds": round(self.seconds, 2), **summarise(self.records), "sweep": threshold_sweep(self.records)}
+        if self.closed is not None:
+            values["closed"] = self.closed.summary()
         return {**values, "records": [as_json(record) for record in self.records]} if with_records else values
 
 
@@ -54,9 +66,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from accelerate import Accelerator
 
     from train.model import load_networks
+    from train.report import write_evaluation
 
     accelerator = Accelerator(cpu=arguments.cpu)
-    networks = load_networks(arguments.checkpoint, arguments.components).to(accelerator.device).eval()
+    networks = load_networks(arguments.checkpoint, arguments.components)
+    if arguments.lora:
+        from train.lora import merge_lora
+
+        merge_lora(networks.unet, arguments.lora)
+    networks.to(accelerator.device).eval()
     threshold = networks.config.threshold if arguments.threshold is None else arguments.threshold
     runs = [Run(*pair) for pair in product(arguments.steps or [networks.config.default_steps], arguments.ensemble)]
     score_runs(runs, networks, threshold, arguments, accelerator)
@@ -67,48 +85,62 @@ def evaluate(arguments: argparse.Namespace) -> None:
     report["runs"] = [one.report(arguments.records) for one in runs]
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    for one, values in zip(runs, report["runs"], strict=True):
-        save_extremes(arguments.report, one, threshold)
+    pictures = {f"{one.steps} steps x {one.ensemble}": save_extremes(arguments.report, one, threshold) for one in runs}
+    write_evaluation(arguments.report.with_suffix(".html"), report, pictures)
+    for values in report["runs"]:
         print_summary(values)
-    print(f"wrote {arguments.report}")
+    print(f"wrote {arguments.report} and {arguments.report.with_suffix('.html')}")
 
 
 def score_runs(runs: list[Run], networks, threshold: float, arguments: argparse.Namespace, accelerator) -> None:
     """Fill every run with the records of all images, in order, whatever the number of processes."""
-    from accelerate.utils import gather_object
     from tqdm import tqdm
 
+    from train.closed import ClosedScores
     from train.data.build import open_split
     from train.data.config import load_data
+    from train.text import encode_texts
     from train.validate import Sampling, answer, questions, score_question
 
     sources = [source for source, _ in open_split(load_data(arguments.data), arguments.split)]
     resolution = arguments.resolution or networks.config.resolution
     shard = (accelerator.process_index, accelerator.num_processes)
     total = min(sum(map(len, sources)), arguments.images or sys.maxsize)
+    names = list(dict.fromkeys(name for source in sources for name in source.class_names))
+    class_texts = encode_texts(networks.text_encoder, names).cpu() if arguments.closed else None
+    for one in runs:
+        one.closed = ClosedScores(names) if arguments.closed else None
     stream = questions(sources, networks, resolution, arguments.images, shard)
     for question in tqdm(stream, total=-(-total // shard[1]), desc="images", disable=not accelerator.is_main_process):
         for one in runs:
             sampling = Sampling(one.steps, one.ensemble, networks.config.initial_noise, arguments.seed, arguments.batch_size)
             started = time.perf_counter()
-            soft = answer(networks, question.latent, question.texts, question.geometry, sampling)
+            soft = answer(networks, question, sampling)
             one.seconds += time.perf_counter() - started
             one.add(score_question(question, soft, threshold))
+            if one.closed is not None:
+                every = answer(networks, replace(question, texts=class_texts), sampling)
+                one.closed.add(question.sample, every, threshold)
     for one in runs:
-        one.records = sorted(gather_object(one.records), key=lambda record: record.image)
+        one.gather(accelerator)
 
 
-def save_extremes(report: Path, one: Run, threshold: float) -> None:
-    """Picture grids of the prompts with the lowest and the highest IoU."""
+def save_extremes(report: Path, one: Run, threshold: float) -> list[Path]:
+    """Picture grids of the prompts with the lowest and the highest IoU; returns the files."""
     from train.pictures import save_grid
 
-    for which, results in (("worst", one.worst), ("best", one.best)):
-        save_grid(report.with_name(f"{report.stem}-{one.steps}x{one.ensemble}-{which}.png"), results, threshold)
+    paths = [report.with_name(f"{report.stem}-{one.steps}x{one.ensemble}-{which}.png") for which in ("worst", "best")]
+    for path, results in zip(paths, (one.worst, one.best), strict=True):
+        save_grid(path, results, threshold)
+    return paths
 
 
 def print_summary(values: dict) -> None:
     """One line per group."""
     print(f"{values['steps']} steps x {values['ensemble']}: mIoU {values['miou']}, {values['seconds']} s")
+    if "closed" in values:
+        closed = values["closed"]
+        print(f"  closed label set: mIoU {closed['miou']}, pixel accuracy {closed['pixel_accuracy']}")
     for group, scores in values["groups"].items():
         print(f"  {group:14}" + "  ".join(f"{key} {value}" for key, value in scores.items()))
 
@@ -120,7 +152,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="data YAML, see train/configs/data/")
     parser.add_argument("--report", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--components", type=Path, help="checkpoint with VAE and text encoder, for a U-Net-only file")
+    parser.add_argument("--lora", type=Path, help="LoRA file to add to the checkpoint")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
+    parser.add_argument("--closed", action="store_true", help="also ask for every class and take the best per pixel")
     parser.add_argument("--images", type=int, help="stop after this many images")
     parser.add_argument("--steps", type=int, nargs="+", help="DDIM steps, default: the checkpoint's")
     parser.add_argument("--ensemble", type=int, nargs="+", default=[1], help="noises per mask, default 1")

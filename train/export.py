@@ -8,6 +8,7 @@ from torch import Tensor
 
 from digseg_nodes.core.checkpoint import save_checkpoint
 from train.config import TrainConfig
+from train.lora import save_lora
 from train.model import Networks
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -33,6 +34,15 @@ def export(path: Path, unet: dict[str, Tensor], networks: Networks, config: Trai
         class_names=class_names,
     )
     save_checkpoint(path, cast, settings, title=config.export.title, description=description, license=config.export.license)
+
+
+def export_lora(path: Path, unet: torch.nn.Module, config: TrainConfig) -> None:
+    """Write the adapters of `unet` under kohya's names, with what LoRA loaders and people like to know."""
+    rank, alpha = config.lora.rank, config.lora.alpha
+    description = f"{config.objective} objective, {config.steps} steps on {config.base.name}"
+    metadata = {"modelspec.title": config.export.title, "modelspec.description": description}
+    metadata |= {"modelspec.license": config.export.license, "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    save_lora(path, unet, alpha, DTYPES[config.export.dtype], metadata)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

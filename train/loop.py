@@ -12,20 +12,28 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from digseg_nodes.core.checkpoint import CheckpointError
+from train.averages import Averaged
 from train.batch import Batch, Batches
 from train.config import TrainConfig
+from train.data.augment import AugmentedSource
+from train.data.base import Source
 from train.data.build import open_split
-from train.export import export
+from train.export import export, export_lora
+from train.lora import add_lora
 from train.loss import make_loss
-from train.model import load_networks
+from train.model import Networks, load_networks, open_base
 from train.pictures import save_grid
+from train.report import write_report
 from train.resume import check_same_run, latest_state, load_state, optimizer_tensors, restore_optimizer, save_state
+from train.runlog import RunLog, describe
 from train.sampling import Sampler
 from train.schedule import learning_rate
 from train.scores import Record, summarise
 from train.table import LatentCache, build_table
 from train.text import TextCache
 from train.validate import Question, Result, Sampling, answer, questions, score_question
+from train.yaml_config import ConfigError
 
 FREE_SETTINGS = {
     "steps",
@@ -58,7 +66,7 @@ class Trainer:
         self.accelerator = Accelerator(
             gradient_accumulation_steps=config.gradient_accumulation, mixed_precision=config.mixed_precision
         )
-        self.networks = load_networks(config.base, config.components, config.init, config.seed)
+        self.networks = load_base(config)
         self._place()
         self.batches = self._prepare_data()
         self.unet, self.optimizer = self._prepare_unet()
@@ -77,9 +85,11 @@ class Trainer:
     def _prepare_data(self) -> Batches:
         config, networks = self.config, self.networks
         with self.accelerator.main_process_first():
-            latents = LatentCache(config.cache, networks.vae, config.resolution, config.encode_batch, config.workers)
+            latents = LatentCache(
+                config.cache, networks.vae, config.resolution, config.encode_batch, config.workers, config.target
+            )
             texts = TextCache(config.cache, networks.text_encoder)
-            sources = open_split(config.data, "train")
+            sources = [(self._augmented(source), share) for source, share in open_split(config.data, "train")]
             table = build_table(sources, latents, texts)
         self.class_names = list(dict.fromkeys(name for source, _ in sources for name in source.class_names))
         settings = config.sampling
@@ -90,9 +100,15 @@ class Trainer:
         total = config.batch_size * config.gradient_accumulation * self.accelerator.num_processes
         return Batches(config, sampler, latents, texts, total, len(networks.alpha_bar))
 
+    def _augmented(self, source: Source) -> Source:
+        settings = self.config.augment
+        return AugmentedSource(source, settings, self.config.seed) if settings.variants else source
+
     def _prepare_unet(self):
         config, unet = self.config, self.networks.unet
         unet.train()
+        if config.lora:
+            add_lora(unet, config.lora.rank, config.lora.alpha, config.lora.targets, config.seed)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         if config.channels_last:
@@ -100,12 +116,16 @@ class Trainer:
         settings = config.optimizer
         unet.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+            self._parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
         return self.accelerator.prepare(unet, optimizer)
 
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        """The trained weights by name: all of the U-Net, or its adapters."""
+        return {name: weight for name, weight in self.networks.unet.named_parameters() if weight.requires_grad}
+
     def _parameters(self) -> list[torch.nn.Parameter]:
-        return list(self.networks.unet.parameters())
+        return list(self._trained().values())
 
     def run(self) -> None:
         """Train from the last state in the run folder, or from the start, to the configured number of steps."""
@@ -197,8 +217,9 @@ class Trainer:
             self.log.write({"step": self.progress.step, "validation": summary})
             tqdm.write(describe(self.progress.step, summary))
             save_grid(config.output / "pictures" / f"step-{self.progress.step:08d}.png", pictures, config.export.threshold)
+            write_report(config.output, f"{config.export.title}: {config.output.name}")
             if better:
-                self.export(config.output / "best.safetensors")
+                self.export(config.output / "best")
         return summary
 
     def _score(self, sampling: Sampling) -> tuple[list[Record], list[Result]]:
@@ -211,7 +232,7 @@ class Trainer:
         networks.unet.eval()
         results = []
         for question in self.questions:
-            soft = answer(networks, question.latent, question.texts, question.geometry, sampling)
+            soft = answer(networks, question, sampling)
             results += score_question(question, soft, config.export.threshold)
         networks.unet.train()
         records = sorted(gather_object([result.record for result in results]), key=lambda record: record.image)
@@ -219,14 +240,14 @@ class Trainer:
 
     def averaged_weights(self):
         """Context in which the U-Net holds the averaged weights."""
-        return _Averaged(self.ema, self._parameters())
+        return Averaged(self.ema, self._parameters())
 
     def save(self) -> None:
         """Write a state to resume from."""
         if not self.accelerator.is_main_process:
             return
         tensors, values = optimizer_tensors(self.optimizer)
-        tensors |= {f"unet.{name}": tensor for name, tensor in self.networks.unet.state_dict().items()}
+        tensors |= {f"unet.{name}": weight for name, weight in self._trained().items()}
         values |= {"progress": self.progress.__dict__, "config": self._settings()}
         if self.ema is not None:
             tensors |= {f"ema.{number}": tensor for number, tensor in enumerate(self.ema.shadow_params)}
@@ -243,8 +264,9 @@ class Trainer:
             return
         tensors, values = load_state(path)
         check_same_run(values["config"], self._settings(), FREE_SETTINGS)
-        prefix = "unet."
-        self.networks.unet.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        with torch.no_grad():
+            for name, weight in self._trained().items():
+                weight.copy_(tensors[f"unet.{name}"])
         restore_optimizer(self.optimizer, tensors, values)
         if self.ema is not None:
             for number, shadow in enumerate(self.ema.shadow_params):
@@ -259,74 +281,49 @@ class Trainer:
         """The configuration as JSON values, with what else decides the course of a run."""
         return {**json.loads(self.config.model_dump_json()), "processes": self.accelerator.num_processes}
 
-    def export(self, path: Path) -> None:
-        """Write the node checkpoint of the averaged weights."""
+    def export(self, stem: Path) -> Path:
+        """Write the averaged weights for the nodes: a checkpoint, or the LoRA to add to the base; returns the file."""
+        config, unet = self.config, self.networks.unet
         with self.averaged_weights():
-            weights = {name: tensor.detach().clone() for name, tensor in self.networks.unet.state_dict().items()}
-        export(path, weights, self.networks, self.config, self.class_names)
+            if config.lora is None:
+                path = stem.with_suffix(".safetensors")
+                export(path, unet.state_dict(), self.networks, config, self.class_names)
+            else:
+                path = stem.with_name(f"{stem.name}-lora.safetensors")
+                export_lora(path, unet, config)
+        return path
 
     def finish(self) -> None:
         """Last state and the exported checkpoint."""
         self.save()
         if self.accelerator.is_main_process:
-            path = self.config.output / "digseg.safetensors"
-            self.export(path)
-            self.accelerator.print(f"wrote {path}; put it into ComfyUI/models/digseg/")
+            path = self.export(self.config.output / "digseg")
+            write_report(self.config.output, f"{self.config.export.title}: {self.config.output.name}")
+            folder = "loras" if self.config.lora else "digseg"
+            self.accelerator.print(f"wrote {path}; put it into ComfyUI/models/{folder}/")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
 
-class _Averaged:
-    """Swaps the averaged weights in and the trained ones back."""
-
-    def __init__(self, ema: EMAModel | None, parameters: list[torch.nn.Parameter]):
-        self.ema, self.parameters = ema, parameters
-
-    def __enter__(self) -> None:
-        if self.ema is not None:
-            self.saved = [parameter.detach().clone() for parameter in self.parameters]
-            self.ema.copy_to(self.parameters)
-
-    def __exit__(self, *_) -> None:
-        if self.ema is not None:
-            with torch.no_grad():
-                for parameter, saved in zip(self.parameters, self.saved, strict=True):
-                    parameter.copy_(saved)
+def load_base(config: TrainConfig) -> Networks:
+    """The networks a configuration starts from; a LoRA needs a base that is a DiGSeg checkpoint already."""
+    if config.lora and open_base(config.base).config.unet.get("in_channels", 4) != 8:
+        raise CheckpointError(
+            f"{config.base} is a text-to-image base; `lora:` adapts a DiGSeg checkpoint. Fine-tune the base without "
+            "`lora:` first, or name a DiGSeg checkpoint as `base:`."
+        )
+    networks = load_networks(config.base, config.components, config.init, config.seed)
+    networks.config = replace(networks.config, mask_target=config.target, scheduler=training_schedule(networks, config))
+    return networks
 
 
-class RunLog:
-    """log.jsonl of a run: one JSON object a line. Lines beyond the state a run continues from are dropped."""
-
-    def __init__(self, path: Path, active: bool):
-        self.path, self.active = path, active
-
-    def open(self, step: int) -> None:
-        """Keep the lines up to `step`."""
-        if not self.active:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self.path)
-
-    def write(self, values: dict) -> None:
-        """Append one line."""
-        if self.active:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
-
-
-def _whole_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()
-
-
-def describe(step: int, summary: dict) -> str:
-    """A validation in one line."""
-    parts = [f"step {step}"]
-    for group, scores in summary["groups"].items():
-        parts.append(f"{group} " + (f"fired {scores['fired']:.3f}" if "fired" in scores else f"mIoU {scores['miou']:.3f}"))
-    return ", ".join(parts)
+def training_schedule(networks: Networks, config: TrainConfig) -> dict:
+    """The base's scheduler config with what the configuration changes about it."""
+    scheduler = dict(networks.config.scheduler)
+    if config.prediction_type is not None:
+        scheduler["prediction_type"] = config.prediction_type
+    if config.zero_terminal_snr is not None:
+        scheduler["rescale_betas_zero_snr"] = config.zero_terminal_snr
+    if scheduler.get("rescale_betas_zero_snr") and scheduler.get("prediction_type", "epsilon") == "epsilon":
+        raise ConfigError("zero_terminal_snr needs a base with v-prediction: at the last timestep there is only noise.")
+    return scheduler

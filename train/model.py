@@ -9,8 +9,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
+from digseg_nodes.core.checkpoint import TEXT_PREFIX, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
 from digseg_nodes.core.schedule import alphas_cumprod
+from train.single_file import is_single_file, open_single_file
 
 UNKNOWN_SCALING = 0.18215
 
@@ -43,10 +44,15 @@ class Networks:
 
 
 def open_base(path: Path) -> Checkpoint:
-    """A base (4 input channels) or a DiGSeg checkpoint to go on from (8); raises CheckpointError for anything else."""
+    """A base (4 input channels), a single-file Stable Diffusion, or a DiGSeg checkpoint to go on from (8).
+
+    Raises CheckpointError for anything else.
+    """
     try:
         return open_checkpoint(path, in_channels=4)
     except CheckpointError as first:
+        if path.suffix == ".safetensors" and is_single_file(path):
+            return open_single_file(path)
         try:
             return open_checkpoint(path, in_channels=8)
         except CheckpointError:
@@ -114,7 +120,8 @@ def _load(build, checkpoint: Checkpoint, component: str) -> nn.Module:
             "as `components:` in the configuration."
         )
     model = build(config)
-    missing, unexpected = model.load_state_dict({k: v.float() for k, v in checkpoint.state_dict(component).items()}, strict=False)
+    tensors = _prefixed_like(model, {name: tensor.float() for name, tensor in checkpoint.state_dict(component).items()})
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
     lost = [name for name in missing if not name.endswith("position_ids")]
     if lost:
         raise CheckpointError(
@@ -122,6 +129,13 @@ def _load(build, checkpoint: Checkpoint, component: str) -> nn.Module:
             f"{f'; it has {unexpected[0]} instead' if unexpected else ''}. The file is damaged or of another kind."
         )
     return model
+
+
+def _prefixed_like(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Text encoders carry the prefix "text_model." or not, depending on the release of transformers."""
+    wanted = next(iter(model.state_dict())).startswith(TEXT_PREFIX)
+    bare = {name.removeprefix(TEXT_PREFIX): tensor for name, tensor in tensors.items()}
+    return {TEXT_PREFIX + name: tensor for name, tensor in bare.items()} if wanted else bare
 
 
 def encode_pixels(vae: AutoencoderKL, pixels: Tensor) -> Tensor:

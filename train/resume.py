@@ -72,18 +72,25 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict) -> None:
-    """Inverse of optimizer_tensors."""
+    """Inverse of optimizer_tensors. Tensors get the memory layout of their parameter, which fused kernels rely on."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict] = {}
     for name, value in {**tensors, **values}.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = value
+            state.setdefault(int(number), {})[key] = _laid_out_as(parameters[int(number)], value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_as(parameter: Tensor, value):
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def check_same_run(saved: dict, current: dict, free: set[str]) -> None:
     """Raise ResumeError when a setting outside `free` differs: the continued run would be another run."""
-    different = [key for key in current if key not in free and saved.get(key) != current[key]]
+    different = [key for key in current if key not in free and key in saved and saved[key] != current[key]]
     if different:
         details = "; ".join(f"{key} was {saved.get(key)!r}, now {current[key]!r}" for key in different)
         raise ResumeError(

@@ -4,6 +4,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from train.data.base import ABSENT_GROUPS, Query
@@ -18,7 +20,8 @@ SWEEP = 20
 class Record:
     """How one query of one image was answered; counts are pixels of known label.
 
-    sweep: for k = 0..SWEEP the pixels with ceil(SWEEP * soft) == k, first those inside the truth, then those outside.
+    edge_*: the same counts for the contours, pixels within 2 % of the diagonal inside the mask (boundary IoU). sweep: for
+    k = 0..SWEEP the pixels with ceil(SWEEP * soft) == k, first those inside the truth, then those outside.
     """
 
     image: int
@@ -27,6 +30,8 @@ class Record:
     group: str
     intersection: int
     union: int
+    edge_intersection: int
+    edge_union: int
     coverage: float
     sweep: tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -38,10 +43,11 @@ class Record:
 
 def score(image: int, query: Query, soft: Tensor, truth: Tensor, known: Tensor, threshold: float) -> Record:
     """Compare a soft mask [H,W] in [0,1] with the truth (bool [H,W]) where `known` (bool [H,W])."""
-    soft, truth = soft[known], truth[known]  # both [P]
     hard = soft > threshold
+    edges = contour(torch.stack([hard, truth]))[:, known]  # [2,P]
+    soft, truth, hard = soft[known], truth[known], hard[known]  # [P] each
     bins = np.ceil(soft.double().numpy() * SWEEP).astype(np.int64)
-    sweep = tuple(tuple(np.bincount(bins[side], minlength=SWEEP + 1).tolist()) for side in (truth.numpy(), ~truth.numpy()))
+    sides = (truth.numpy(), ~truth.numpy())
     return Record(
         image,
         query.name,
@@ -49,22 +55,36 @@ def score(image: int, query: Query, soft: Tensor, truth: Tensor, known: Tensor, 
         query.group,
         int((hard & truth).sum()),
         int((hard | truth).sum()),
+        int(edges.all(0).sum()),
+        int(edges.any(0).sum()),
         float(hard.float().mean()) if hard.numel() else 0.0,
-        sweep,
+        tuple(tuple(np.bincount(bins[side], minlength=SWEEP + 1).tolist()) for side in sides),
     )
+
+
+def contour(masks: Tensor) -> Tensor:
+    """Pixels of bool masks [N,H,W] within 2 % of the image's diagonal of their outside or of the image's border.
+
+    Cheng et al. 2021, "Boundary IoU".
+    """
+    height, width = masks.shape[-2:]
+    reach = max(1, round(0.02 * (height**2 + width**2) ** 0.5))
+    outside = F.pad((~masks).float(), (reach,) * 4, value=1.0)[:, None]  # [N,1,H+2r,W+2r]
+    near = F.max_pool2d(F.max_pool2d(outside, (1, 2 * reach + 1), 1), (2 * reach + 1, 1), 1)[:, 0] > 0
+    return masks & near
 
 
 def summarise(records: list[Record]) -> dict:
     """Scores per group, over all present groups, and per class.
 
-    miou is data-set-wise (the VOC definition): pixels summed per class over all images, then the mean over classes;
-    mean_iou is the mean over prompts. absent_*: the share of prompts that light up more than 1 % of the pixels.
+    miou is data-set-wise (the VOC definition): pixels summed per class over all images, then the mean over classes; so
+    are dice and boundary_iou. mean_iou is the mean over prompts, image_iou the mean over images of the mean over their
+    prompts. absent_*: the share of prompts that light up more than 1 % of the pixels.
     """
     present = [record for record in records if record.group not in ABSENT_GROUPS]
     summary: dict = {
         "prompts": len(records),
-        "miou": _miou(present),
-        "mean_iou": _mean([r.iou for r in present]),
+        **_present_scores(present),
         "groups": {},
     }
     for group in sorted({record.group for record in records}):
@@ -72,18 +92,32 @@ def summarise(records: list[Record]) -> dict:
         if group in ABSENT_GROUPS:
             scores = {"fired": _mean([float(r.coverage > LIT) for r in members])}
         else:
-            scores = {"miou": _miou(members), "mean_iou": _mean([r.iou for r in members])}
+            scores = _present_scores(members)
         summary["groups"][group] = {"prompts": len(members), **scores}
     summary["classes"] = {name: round(iou, 4) for name, iou in sorted(class_ious(present).items())}
     return summary
 
 
-def class_ious(records: list[Record]) -> dict[str, float]:
-    """Data-set-wise IoU per class name."""
+def _present_scores(records: list[Record]) -> dict:
+    ious = list(class_ious(records).values())
+    images: dict[int, list[float]] = defaultdict(list)
+    for record in records:
+        images[record.image].append(record.iou)
+    return {
+        "miou": _mean(ious),
+        "mean_iou": _mean([record.iou for record in records]),
+        "image_iou": _mean([sum(values) / len(values) for values in images.values()]),
+        "dice": _mean([2 * iou / (1 + iou) for iou in ious]),
+        "boundary_iou": _mean(list(class_ious(records, "edge_").values())),
+    }
+
+
+def class_ious(records: list[Record], kind: str = "") -> dict[str, float]:
+    """Data-set-wise IoU per class name; kind "edge_" for the contours."""
     sums = defaultdict(lambda: [0, 0])
     for record in records:
-        sums[record.name][0] += record.intersection
-        sums[record.name][1] += record.union
+        sums[record.name][0] += getattr(record, f"{kind}intersection")
+        sums[record.name][1] += getattr(record, f"{kind}union")
     return {name: both / union if union else 1.0 for name, (both, union) in sums.items()}
 
 
@@ -110,10 +144,6 @@ def _sweep_ious(counts: np.ndarray) -> np.ndarray:
     above = counts[:, ::-1].cumsum(1)[:, ::-1][:, 1:]  # pixels with a bin above k
     union = counts[0].sum() + above[1]
     return np.where(union > 0, above[0] / np.maximum(union, 1), 1.0)
-
-
-def _miou(records: list[Record]) -> float | None:
-    return _mean(list(class_ious(records).values()))
 
 
 def _mean(values: list[float]) -> float | None:

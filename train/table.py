@@ -32,12 +32,13 @@ class Entry:
 class LatentCache:
     """Latents of images and masks for one VAE and resolution, and the list of what each image can be asked."""
 
-    def __init__(self, folder: Path, vae, resolution: int, batch: int = 16, workers: int = 0):
-        self.vae, self.resolution, self.batch, self.workers = vae, resolution, batch, workers
+    def __init__(self, folder: Path, vae, resolution: int, batch: int = 16, workers: int = 0, target: str = "binary"):
+        self.vae, self.resolution, self.batch, self.workers, self.target = vae, resolution, batch, workers, target
         self.folder = folder / f"latents-{module_digest(vae)}-{resolution}"
         side = resolution // LATENT_PIXELS
         latent = (vae.config.latent_channels, side, side)
-        self.images, self.masks = RowStore(self.folder, "images", latent), RowStore(self.folder, "masks", latent)
+        self.images = RowStore(self.folder, "images", latent)
+        self.masks = RowStore(self.folder, "masks" if target == "binary" else target, latent)
         self.bits = RowStore(self.folder, "bits", (resolution * resolution // 8,), "uint8")
         self.valid = RowStore(self.folder, "valid", (1, side, side), "uint8")
         self.manifest, self.lock = self.folder / "samples.jsonl", FileLock(self.folder / "samples.lock")
@@ -52,21 +53,34 @@ class LatentCache:
                 identity, entry = _entry_from_json(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 continue
-            if entry.image in self.images and all(mask in self.masks and mask in self.bits for _, mask in entry.queries):
+            if entry.image in self.images and all(self._has(entry.image, mask) for _, mask in entry.queries):
                 yield identity, entry
+
+    def _has(self, image: bytes, mask: bytes) -> bool:
+        return mask in self.bits and self.target_key(image, mask) in self.masks
+
+    def target_key(self, image: bytes, mask: bytes) -> bytes:
+        """Digest of the latent to learn: of the mask alone, or of the mask painted on its photo."""
+        return mask if self.target == "binary" else digest(image + mask)
 
     def add(self, source: Source, progress: bool = True) -> list[Entry]:
         """Entries of every image of a source, encoding what is missing."""
         identities = [source.identity(index) for index in range(len(source))]
+        if any(identity not in self.entries for identity in identities):
+            with self.lock:
+                self._encode_missing(source, identities, progress)
+        return [self.entries[identity] for identity in identities]
+
+    def _encode_missing(self, source: Source, identities: list[str], progress: bool) -> None:
+        for store in (self.images, self.masks, self.bits, self.valid):
+            store.refresh()
+        self.entries.update(self._read_manifest())  # another process may have encoded them while we waited
         missing = [index for index, identity in enumerate(identities) if identity not in self.entries]
         loader = DataLoader(_Samples(source, missing, self.resolution), batch_size=None, num_workers=self.workers)
-        bar = tqdm(total=len(missing), desc="encoding images and masks", unit="image", disable=not (missing and progress))
-        with bar, self.lock:
+        with tqdm(total=len(missing), desc="encoding images and masks", unit="image", disable=not progress) as bar:
             for chunk in _chunks(zip(missing, loader, strict=True), self.batch):
-                entries = self._encode([sample for _, sample in chunk], [identities[index] for index, _ in chunk])
-                self._remember(entries)
+                self._remember(self._encode([sample for _, sample in chunk], [identities[index] for index, _ in chunk]))
                 bar.update(len(chunk))
-        return [self.entries[identity] for identity in identities]
 
     def _remember(self, entries: list[tuple[str, Entry]]) -> None:
         lines = "".join(json.dumps(_entry_to_json(identity, entry)) + "\n" for identity, entry in entries)
@@ -78,21 +92,29 @@ class LatentCache:
 
     @torch.no_grad()
     def _encode(self, samples: list[tuple[tuple[Query, ...], Prepared]], identities: list[str]) -> list[tuple[str, Entry]]:
-        pixels = [prepared.pixels for _, prepared in samples]
         image_keys = [digest(identity) for identity in identities]
-        self._fill(self.images, image_keys, lambda at: torch.stack([pixels[i] for i in at]))
-        masks = [mask for _, prepared in samples for mask in prepared.masks]
-        masks.append(torch.zeros((self.resolution, self.resolution), dtype=torch.bool))
-        packed = [np.packbits(mask.numpy()) for mask in masks]
-        mask_keys = [digest(row.tobytes()) for row in packed]
-        self._fill(self.masks, mask_keys, lambda at: mask_pixels(torch.stack([masks[i] for i in at])))
-        self.bits.append(mask_keys, np.stack(packed))
-        present, empty = iter(mask_keys[:-1]), mask_keys[-1]
-        entries = []
-        for (queries, prepared), identity, image in zip(samples, identities, image_keys, strict=True):
-            pairs = tuple((query, empty if query.group in ABSENT_GROUPS else next(present)) for query in queries)
-            entries.append((identity, Entry(image, self._valid_key(prepared.valid), pairs)))
+        self._fill(self.images, image_keys, lambda at: torch.stack([samples[i][1].pixels for i in at]))
+        masks, entries = [], []  # masks: (number of its sample, mask [R,R], digest)
+        for number, ((queries, prepared), identity) in enumerate(zip(samples, identities, strict=True)):
+            named = [(number, mask, digest(np.packbits(mask.numpy()).tobytes())) for mask in self._masks(prepared)]
+            masks += named
+            present, empty = iter(named[:-1]), named[-1][2]
+            pairs = tuple((query, empty if query.group in ABSENT_GROUPS else next(present)[2]) for query in queries)
+            entries.append((identity, Entry(image_keys[number], self._valid_key(prepared.valid), pairs)))
+        target_keys = [self.target_key(image_keys[number], key) for number, _, key in masks]
+        self._fill(self.masks, target_keys, lambda at: torch.stack([self._target(samples, *masks[i][:2]) for i in at]))
+        self.bits.append([key for *_, key in masks], np.stack([np.packbits(mask.numpy()) for _, mask, _ in masks]))
         return entries
+
+    def _masks(self, prepared: Prepared) -> list[Tensor]:
+        """The present masks, then the empty one of absent prompts; each bool [R,R]."""
+        return [*prepared.masks, torch.zeros((self.resolution, self.resolution), dtype=torch.bool)]
+
+    def _target(self, samples: list[tuple[tuple[Query, ...], Prepared]], number: int, mask: Tensor) -> Tensor:
+        """What the mask latent is encoded from, [3,R,R] in [-1,1]: white on black, or white on the photo."""
+        if self.target == "binary":
+            return mask_pixels(mask[None])[0]
+        return samples[number][1].pixels.masked_fill(mask, 1.0)
 
     def _fill(self, store: RowStore, keys: list[bytes], pixels) -> None:
         device = self.vae.device
@@ -192,7 +214,7 @@ def build_table(sources: list[tuple[Source, float]], latents: LatentCache, texts
             records.append(
                 (
                     latents.images.index[entry.image],
-                    latents.masks.index[mask],
+                    latents.masks.index[latents.target_key(entry.image, mask)],
                     latents.bits.index[mask],
                     valid,
                     len(prompts),

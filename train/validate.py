@@ -9,7 +9,7 @@ from torch import Tensor
 
 from digseg_nodes.core.ddim import ddim_sample, initial_noise, predict_x0
 from digseg_nodes.core.geometry import Geometry, fit, plan_geometry, unfit
-from digseg_nodes.core.masks import soft_mask
+from digseg_nodes.core.overlay_target import masks_from_pixels
 from digseg_nodes.core.schedule import DDIMSchedule, ddim_schedule
 from train.data.base import Sample, Source
 from train.loss import call_unet
@@ -65,34 +65,46 @@ def questions(
         source, index = places[number]
         sample = source.sample(index)
         if sample.queries:
-            geometry = plan_geometry(*sample.image.shape[:2], resolution)
-            texts = encode_texts(networks.text_encoder, [query.prompts[0] for query in sample.queries]).cpu()
-            yield Question(number, sample, encode_image(networks, sample.image, geometry), texts, geometry)
+            yield ask(networks, sample, resolution, number)
+
+
+def ask(networks: Networks, sample: Sample, resolution: int, number: int = 0) -> Question:
+    """Encode an image, its longest side scaled to `resolution` pixels, and the plainest prompts of its queries."""
+    geometry = plan_geometry(*sample.image.shape[:2], resolution)
+    texts = encode_texts(networks.text_encoder, [query.prompts[0] for query in sample.queries]).cpu()
+    return Question(number, sample, encode_image(networks, sample.image, geometry), texts, geometry)
+
+
+def as_float(image: np.ndarray) -> Tensor:
+    """uint8 [H,W,3] -> [1,H,W,3] in [0,1]."""
+    return torch.from_numpy(image.copy())[None].float() / 255
 
 
 @torch.no_grad()
 def encode_image(networks: Networks, image: np.ndarray, geometry: Geometry) -> Tensor:
     """uint8 [H,W,3] -> latent [4,h,w] on the CPU, float32."""
-    pixels = fit(torch.from_numpy(image.copy())[None].float() / 255, geometry) * 2 - 1
+    pixels = fit(as_float(image), geometry) * 2 - 1
     return encode_pixels(networks.vae, pixels.to(networks.vae.device))[0].float().cpu()
 
 
-def answer(networks: Networks, latent: Tensor, texts: Tensor, geometry: Geometry, sampling: Sampling) -> Tensor:
-    """Soft masks [K,H,W] in [0,1] at the image's own size, for an image latent [4,h,w] and texts [K,77,D].
+def answer(networks: Networks, question: Question, sampling: Sampling) -> Tensor:
+    """Soft masks [K,H,W] in [0,1] at the image's own size, for the prompts of one image.
 
     Batches hold prompts of one image only, so the result does not depend on how images are shared among processes.
     """
     schedule = ddim_schedule(networks.config.scheduler, sampling.steps)
     parts = [
-        predict(networks, latent.expand(len(chunk), -1, -1, -1), chunk, schedule, sampling)
-        for chunk in texts.split(sampling.batch_size)
+        predict(networks, question.latent.expand(len(chunk), -1, -1, -1), chunk, schedule, sampling)
+        for chunk in question.texts.split(sampling.batch_size)
     ]
-    return unfit(torch.cat(parts), geometry)
+    photo = fit(as_float(question.sample.image), question.geometry)
+    soft = masks_from_pixels(torch.cat(parts), photo, networks.config.mask_target)
+    return unfit(soft, question.geometry)
 
 
 @torch.no_grad()
 def predict(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSchedule, sampling: Sampling) -> Tensor:
-    """Soft masks [N,8h,8w] on the CPU of image latents [N,4,h,w] and texts [N,77,D].
+    """Decoded masks [N,3,8h,8w], nominally in [-1,1], on the CPU, of image latents [N,4,h,w] and texts [N,77,D].
 
     Ensembling averages the final latents, then decodes once (paper section 3.7). Every mask starts from the same noise
     per member, so it does not depend on what else is in the batch.
@@ -103,7 +115,7 @@ def predict(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSch
     for member in range(sampling.ensemble):
         noise = initial_noise(sampling.seed, member, tuple(images.shape[1:]), sampling.initial).to(device)
         total += ddim_sample(_denoiser(networks, images, texts, schedule), noise.expand_as(images), schedule)
-    return soft_mask(decode_latents(networks.vae, total / sampling.ensemble)).cpu()
+    return decode_latents(networks.vae, total / sampling.ensemble).float().cpu()
 
 
 def _denoiser(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSchedule):

@@ -13,7 +13,7 @@ from train.validate import questions
 def test_the_report(data, tmp_path):
     checkpoint, report = tiny_base(tmp_path / "model.safetensors", in_channels=8), tmp_path / "report.json"
     line = ["--checkpoint", checkpoint, "--data", data, "--report", report, "--steps", 1, 2, "--ensemble", 1, 2, "--cpu"]
-    main([*map(str, line), "--records"])
+    main([*map(str, line), "--records", "--closed"])
     values = json.loads(report.read_text(encoding="utf-8"))
     assert [(run["steps"], run["ensemble"]) for run in values["runs"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert values["images"] == 4
@@ -21,7 +21,9 @@ def test_the_report(data, tmp_path):
     assert set(first["groups"]) == {"seen", "absent_random"}
     assert len(first["sweep"]["miou"]) == 20
     assert len(first["records"]) == first["prompts"] == 8
+    assert set(first["closed"]["classes"]) == {"box", "disc"}
     assert (tmp_path / "report-1x1-worst.png").is_file()
+    assert "closed label set" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
 
 
 def test_shards_cover_every_image_once(base, data):

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from digseg_nodes.core.checkpoint import open_checkpoint
+from digseg_nodes.core.checkpoint import CheckpointError, open_checkpoint
+from tests.train.helpers import tiny_base
 from train.config import load_config
 from train.loop import Trainer
+from train.lora import merge_lora
+from train.model import load_networks
 from train.resume import ResumeError, latest_state, load_state, save_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,3 +144,58 @@ def test_a_wrong_setting_ends_in_one_line(config_file):
     assert result.returncode == 1
     assert "command line: steps" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("overrides", [["channels_last=true"], ["lora={rank: 4, alpha: 2}"]], ids=["channels_last", "lora"])
+def test_continuing_is_exact_in_every_layout(config_file, tmp_path, overrides):
+    if overrides[0].startswith("lora"):
+        overrides = [*overrides, f"base={tiny_base(tmp_path / 'eight.safetensors', in_channels=8)}"]
+    straight = Trainer(load_config(config_file, ["steps=6", f"output={tmp_path / 'a'}", *overrides]))
+    straight.run()
+    first = Trainer(load_config(config_file, ["steps=6", f"output={tmp_path / 'b'}", *overrides]))
+    first.resume()
+    for step in range(3):
+        first.step(first.batches[step])
+    first.save()
+    second = Trainer(load_config(config_file, ["steps=6", f"output={tmp_path / 'b'}", *overrides]))
+    second.run()
+    for expected, found in zip(straight._parameters(), second._parameters(), strict=True):
+        assert torch.equal(expected, found)
+    for expected, found in zip(straight.ema.shadow_params, second.ema.shadow_params, strict=True):
+        assert torch.equal(expected, found)
+
+
+def test_a_lora_file_merged_into_its_base_equals_the_trained_model(config_file, tmp_path):
+    base = tiny_base(tmp_path / "eight.safetensors", in_channels=8)
+    settings = ["steps=3", f"base={base}", "lora={rank: 4, alpha: 2}", "optimizer.lr=0.01"]
+    trainer = Trainer(load_config(config_file, settings))
+    trainer.run()
+    file = trainer.config.output / "digseg-lora.safetensors"
+    assert file.stat().st_size < 0.2 * base.stat().st_size
+    merged, plain = load_networks(base).unet.eval(), load_networks(base).unet.eval()
+    merge_lora(merged, file)
+    inputs = (torch.randn(1, 8, 8, 8), 999, torch.randn(1, 77, 16))
+    with trainer.averaged_weights(), torch.no_grad():
+        expected = trainer.networks.unet.eval()(*inputs).sample
+        assert torch.allclose(merged(*inputs).sample, expected, atol=1e-5)
+        assert not torch.allclose(plain(*inputs).sample, expected, atol=1e-4)
+
+
+def test_a_lora_on_a_text_to_image_base_is_refused(config_file):
+    with pytest.raises(CheckpointError, match="text-to-image base"):
+        Trainer(load_config(config_file, ["lora={rank: 4}"]))
+
+
+def test_masks_painted_on_the_photo(config_file):
+    trainer = Trainer(load_config(config_file, ["steps=1", "target=overlay"]))
+    trainer.run()
+    assert open_checkpoint(trainer.config.output / "digseg.safetensors").config.mask_target == "overlay"
+    table, masks = trainer.batches.sampler.table, trainer.batches.masks
+    absent = table.absent > 0
+    assert torch.equal(masks[table.mask[absent]], trainer.batches.images[table.image[absent]])  # nothing painted
+    assert not torch.equal(masks[table.mask[~absent]], trainer.batches.images[table.image[~absent]])
+
+
+def test_augmented_versions_are_cached_like_images(config_file):
+    trainer = Trainer(load_config(config_file, ["augment.variants=2"]))
+    assert len(set(trainer.batches.sampler.table.image.tolist())) == 3 * 4

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from train.data.base import Query
-from train.scores import score, summarise, threshold_sweep
+from train.closed import ClosedScores
+from train.data.base import Query, Sample
+from train.scores import contour, score, summarise, threshold_sweep
 
 TRUTH = np.zeros((10, 10), bool)
 TRUTH[2:6, 2:7] = True
@@ -73,3 +74,30 @@ def test_the_sweep_equals_scoring_at_each_threshold():
     sweep = threshold_sweep([score(0, QUERIES[0], soft, truth, KNOWN, 0.5)])
     for threshold, value in zip(sweep["thresholds"], sweep["miou"], strict=True):
         assert value == pytest.approx(score(0, QUERIES[0], soft, truth, KNOWN, threshold).iou, abs=1e-4)
+
+
+def test_contours_are_the_outermost_pixels():
+    mask = torch.zeros(1, 20, 20, dtype=torch.bool)
+    mask[0, 5:12, 5:12] = True
+    inner = torch.zeros_like(mask)
+    inner[0, 6:11, 6:11] = True
+    assert torch.equal(contour(mask), mask & ~inner)  # 2 % of the diagonal is half a pixel: at least one counts
+    assert contour(torch.ones(1, 6, 6, dtype=torch.bool))[0, 0].all()  # the image's border counts as outside
+
+
+def test_boundary_iou_is_stricter_than_iou():
+    grown = torch.from_numpy(np.pad(TRUTH, 1))[:-2, 1:-1] | torch.from_numpy(TRUTH)
+    summary = summarise([score(0, QUERIES[0], grown.float(), torch.from_numpy(TRUTH), KNOWN, 0.5)])
+    assert summary["boundary_iou"] < summary["miou"] < summary["dice"] < 1
+
+
+def test_a_closed_label_set_gives_each_pixel_to_one_class():
+    sample = Sample(np.zeros((10, 10, 3), np.uint8), (QUERIES[0],), ~np.pad(np.ones((8, 10), bool), ((0, 2), (0, 0))))
+    scores = ClosedScores(["cat", "dog"])
+    soft = torch.zeros(2, 10, 10)
+    soft[0][torch.from_numpy(TRUTH)] = 0.8
+    soft[1, 2:4] = 0.9  # wins two of the four rows of the cat and lights ten pixels in each
+    soft[1, 8:] = 0.9  # unlabelled
+    scores.add(sample, soft, 0.5)
+    assert scores.summary()["classes"] == {"cat": 0.5}
+    assert scores.summary()["pixel_accuracy"] == 0.75

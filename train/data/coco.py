@@ -89,7 +89,14 @@ def _load(path: Path) -> COCO:
     if not path.is_file():
         raise DataError(f"There is no annotation file {path}.")
     try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        for number, annotation in enumerate(values["annotations"]):
+            annotation.setdefault("id", number)  # panoptic annotations have neither
+            annotation.setdefault("category_id", 0)
+        coco = COCO()
+        coco.dataset = values
         with redirect_stdout(StringIO()):
-            return COCO(str(path))
+            coco.createIndex()
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not COCO JSON ({error!r}); expected images, annotations and categories.") from error
+    return coco

@@ -1,10 +1,12 @@
 """The data YAML: which images and masks a data set consists of, per split."""
 
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from digseg_nodes.core.prompts import PRESETS, parse_prompts, preset_text
 from train.yaml_config import load_yaml, validate
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -92,24 +94,42 @@ class PairedConfig(LabelledConfig):
 class IndexConfig(PairedConfig):
     """Label files whose pixel values are class numbers, grey or palette (palettes are not looked at).
 
-    classes: names with their numbers ({sky: 3, tree: [4, 5]}), or a list of names counted from `first`. ignore: the
-    numbers of unlabelled pixels. Any other number is background.
+    classes: names with their numbers ({sky: 3, tree: [4, 5]}), or a list of names numbered from `first` on, leaving
+    out `skip`. preset: a class list of the nodes (digseg_nodes/core/presets/) instead, with its synonyms as phrases.
+    ignore: the numbers of unlabelled pixels. Any other number is background.
     """
 
     type: Literal["index"]
     classes: dict[str, list[int]]
+    preset: str | None = None
     first: int = 0
+    skip: list[int] = []
     ignore: list[int] = []
 
     @model_validator(mode="before")
     @classmethod
     def _numbered(cls, values):
-        names = values.get("classes") if isinstance(values, dict) else None
+        """Bring every way of writing the classes into the one of the field."""
+        if not isinstance(values, dict):
+            return values
+        values = _from_preset(values) if values.get("preset") else dict(values)
+        names = values.get("classes")
         if isinstance(names, list):
-            values = {**values, "classes": {name: [values.get("first", 0) + i] for i, name in enumerate(names)}}
+            skip = set(values.get("skip", []))
+            numbers = (number for number in count(values.get("first", 0)) if number not in skip)
+            values["classes"] = {name: [next(numbers)] for name in names}
         elif isinstance(names, dict):
-            values = {**values, "classes": {k: [v] if isinstance(v, int) else v for k, v in names.items()}}
+            values["classes"] = {k: [v] if isinstance(v, int) else v for k, v in names.items()}
         return values
+
+
+def _from_preset(values: dict) -> dict:
+    if values["preset"] not in PRESETS:
+        raise ValueError(f"there is no preset {values['preset']!r}; known: {', '.join(PRESETS)}")
+    prompts = parse_prompts(preset_text(values["preset"]))
+    synonyms = {prompt.name: list(prompt.wordings[1:]) for prompt in prompts if prompt.wordings[1:]}
+    names = values.get("classes") or [prompt.name for prompt in prompts]
+    return {**values, "classes": names, "phrases": values.get("phrases") or synonyms}
 
 
 class ColourConfig(PairedConfig):

@@ -1,0 +1,33 @@
+"""report.html: everything in one file, with the figures of the log."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from train.report import chart, smoothed, write_report
+
+
+def test_the_report_holds_curves_scores_and_pictures(tmp_path):
+    groups = {"seen": {"prompts": 3, "miou": 0.625}, "absent_random": {"prompts": 2, "fired": 0.5}}
+    lines = [{"step": step, "loss": 1 / step, "lr": 1e-3} for step in (1, 2, 3)]
+    lines.append({"step": 3, "validation": {"groups": groups, "classes": {"a <b>": 0.25, "c": 1.0}}})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "pictures/step-00000003.png")
+    write_report(tmp_path, "my <run>")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "my &lt;run&gt;" in page
+    assert "a &lt;b&gt;" in page
+    assert "0.625" in page
+    assert "data:image/png;base64," in page
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def test_smoothing_has_no_bias_at_the_start():
+    assert [value for _, value in smoothed([(1, 4.0), (2, 4.0)])] == pytest.approx([4.0, 4.0])
+
+
+def test_a_chart_without_points_says_so():
+    assert "nothing yet" in chart({"loss": []})

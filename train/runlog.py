@@ -1,0 +1,42 @@
+"""What a run tells: log.jsonl and one line per validation."""
+
+import json
+from pathlib import Path
+
+
+class RunLog:
+    """log.jsonl of a run: one JSON object a line. Lines beyond the state a run continues from are dropped."""
+
+    def __init__(self, path: Path, active: bool):
+        self.path, self.active = path, active
+
+    def open(self, step: int) -> None:
+        """Keep the lines up to `step`."""
+        if not self.active:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(self.path)
+
+    def write(self, values: dict) -> None:
+        """Append one line."""
+        if self.active:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+
+
+def _whole_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def describe(step: int, summary: dict) -> str:
+    """A validation in one line."""
+    parts = [f"step {step}"]
+    for group, scores in summary["groups"].items():
+        parts.append(f"{group} " + (f"fired {scores['fired']:.3f}" if "fired" in scores else f"mIoU {scores['miou']:.3f}"))
+    return ", ".join(parts)

@@ -1,0 +1,100 @@
+"""Stable Diffusion 1.x and 2.x in one .safetensors file of the original names, as a base to fine-tune."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from digseg_nodes.core.bare_unet import STABLE_DIFFUSION_UNETS, bare_scheduler
+from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, Part
+from digseg_nodes.core.ldm_names import LDM_PREFIX, names_from_ldm
+
+OPENCLIP_PREFIX = "cond_stage_model.model."
+TEXT_WIDTH = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+_TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+TEXT_ENCODERS = {
+    768: {**_TEXT, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+          "hidden_act": "quick_gelu", "projection_dim": 768},
+    1024: {**_TEXT, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
+           "hidden_act": "gelu", "projection_dim": 512},
+}  # fmt: skip
+"""Text encoders of SD 1.x and 2.x; the latter's last layer is left out, as Stable Diffusion does."""
+VAE = {
+    "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 2,
+    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4, "norm_num_groups": 32, "act_fn": "silu", "sample_size": 512,
+    "scaling_factor": 0.18215,
+}  # fmt: skip
+_OPENCLIP = {
+    "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}  # fmt: skip
+_OPENCLIP_ENDS = {
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+}
+
+
+class SingleFile(Checkpoint):
+    """A checkpoint whose text encoder may be OpenCLIP's, with query, key and value in one tensor."""
+
+    def state_dict(self, component: str, read=None) -> dict[str, Tensor]:
+        tensors = super().state_dict(component, read)
+        if component != "text_encoder" or not any(name.startswith(OPENCLIP_PREFIX) for name in tensors):
+            return tensors
+        layers = self.config.text_encoder["num_hidden_layers"]
+        return from_openclip({k.removeprefix(OPENCLIP_PREFIX): v for k, v in tensors.items()}, layers)
+
+
+def is_single_file(path: Path) -> bool:
+    """Whether a file holds a Stable Diffusion U-Net with four input channels in the original names."""
+    try:
+        shapes = _shapes(path)
+    except (OSError, SafetensorError):
+        return False
+    shape = shapes.get(LDM_PREFIX["unet"] + "input_blocks.0.0.weight", ())
+    return len(shape) == 4 and shape[1] == 4
+
+
+def open_single_file(path: Path) -> Checkpoint:
+    """Headers of a single-file Stable Diffusion 1.x or 2.x; raises CheckpointError for other sizes."""
+    shapes = _shapes(path)
+    width = shapes.get(LDM_PREFIX["unet"] + TEXT_WIDTH, (0, 0))[-1]
+    if width not in STABLE_DIFFUSION_UNETS or width not in TEXT_ENCODERS:
+        raise CheckpointError(
+            f"{path.name} is a U-Net with text of width {width}; Stable Diffusion 1.x has 768 and 2.x has 1024. "
+            "Use one of these as `base:`."
+        )
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+    unet = {**STABLE_DIFFUSION_UNETS[width], "in_channels": 4}
+    configs = {"unet": unet, "vae": VAE, "text_encoder": TEXT_ENCODERS[width]}
+    parts = {name: Part([path], names=names_from_ldm(name, shapes, configs[name])) for name in configs}
+    openclip = {name: name for name in shapes if name.startswith(OPENCLIP_PREFIX)}
+    if openclip:
+        parts["text_encoder"] = replace(parts["text_encoder"], names=openclip)
+    config = CheckpointConfig(**configs, scheduler=bare_scheduler(width, metadata), base_model=path.stem)
+    return SingleFile(path, config, parts, metadata)
+
+
+def from_openclip(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """OpenCLIP's text tower in transformers' names, its first `layers` layers."""
+    out = {ours: tensors[theirs] for theirs, ours in _OPENCLIP_ENDS.items()}
+    for number in range(layers):
+        theirs, ours = f"transformer.resblocks.{number}.", f"encoder.layers.{number}."
+        for kind in ("weight", "bias"):
+            for old, new in _OPENCLIP.items():
+                out[f"{ours}{new}.{kind}"] = tensors[f"{theirs}{old}.{kind}"]
+            projections = torch.chunk(tensors[f"{theirs}attn.in_proj_{kind}"], 3)  # [3D, ...] -> 3 x [D, ...]
+            for letter, projection in zip("qkv", projections, strict=True):
+                out[f"{ours}self_attn.{letter}_proj.{kind}"] = projection
+    return out
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(str(path), framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no dict)
