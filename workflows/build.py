@@ -5,6 +5,7 @@
 A running ComfyUI with the pack (`python dev.py serve`) tells the order and kinds of every node's inputs, so that the files are
 what its page would save. Thumbnails and screenshots are made by `python -m workflows.shots`.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -19,9 +20,27 @@ from .api import _widget_names as widget_names
 HERE = Path(__file__).resolve().parent
 GAP_X, GAP_Y, PAD, TITLE, GROUP_TITLE = 50, 50, 20, 30, 46
 SLOT, WIDGET, TEXT_BOX, PICTURE = 20, 24, 110, 240
-COLOURS = {"load": "#3f5159", "segment": "#335533", "result": "#333355", "paint": "#553355", "note": "#432", "check": "#533"}
-PICTURE_NODES = ("LoadImage", "LoadVideo", "PreviewImage", "MaskPreview", "SaveImage", "SaveVideo", "DiGSegSegment", "DiGSegPickMask",
-                 "DiGSegSemanticMap", "DiGSegUncertainty", "DiGSegCompareMasks")
+COLOURS = {
+    "load": "#3f5159",
+    "segment": "#335533",
+    "result": "#333355",
+    "paint": "#553355",
+    "note": "#432",
+    "check": "#533",
+}
+PICTURE_NODES = (
+    "LoadImage",
+    "LoadVideo",
+    "PreviewImage",
+    "MaskPreview",
+    "SaveImage",
+    "SaveVideo",
+    "DiGSegSegment",
+    "DiGSegPickMask",
+    "DiGSegSemanticMap",
+    "DiGSegUncertainty",
+    "DiGSegCompareMasks",
+)
 
 
 @dataclass(frozen=True)
@@ -64,8 +83,16 @@ class Sheet:
         yield
         height = self.y - GAP_Y + PAD - self.top
         box = [self.x, self.top, width + 2 * PAD, height]
-        self.groups.append({"id": len(self.groups) + 1, "title": title, "bounding": box, "color": COLOURS[kind], "font_size": 22,
-                            "flags": {}})
+        self.groups.append(
+            {
+                "id": len(self.groups) + 1,
+                "title": title,
+                "bounding": box,
+                "color": COLOURS[kind],
+                "font_size": 22,
+                "flags": {},
+            }
+        )
         for node in self.nodes[first:]:
             node["pos"][0] = self.x + PAD
         self.x += width + 2 * PAD + GAP_X
@@ -77,8 +104,17 @@ class Sheet:
 
     def note(self, text: str, height: int = 180) -> None:
         """Explain something inside the graph; Markdown."""
-        self._place({"type": "MarkdownNote", "inputs": [], "outputs": [], "widgets_values": [text.strip()],
-                     "color": "#432", "bgcolor": "#653"}, height)
+        self._place(
+            {
+                "type": "MarkdownNote",
+                "inputs": [],
+                "outputs": [],
+                "widgets_values": [text.strip()],
+                "color": "#432",
+                "bgcolor": "#653",
+            },
+            height,
+        )
 
     def add(self, kind: str, title: str = "", height: int = 0, **inputs) -> Node:
         """Place a node. inputs: values for its widgets, `Output`s for its sockets and for widgets that are fed by a link."""
@@ -89,8 +125,10 @@ class Sheet:
             raise ValueError(f"{kind} has no input {sorted(unknown)}; it has {sorted(known)}")
         widgets = widget_names(info)
         content = {"type": kind, "inputs": [], "widgets_values": [_value(name, known, inputs) for name in widgets]}
-        content["outputs"] = [{"name": name, "type": type_, "links": []}
-                              for name, type_ in zip(info["output_name"], info["output"], strict=True)]
+        content["outputs"] = [
+            {"name": name, "type": type_, "links": []}
+            for name, type_ in zip(info["output_name"], info["output"], strict=True)
+        ]
         if title:
             content["title"] = title
         if kind in ("LoadImage", "LoadVideo"):
@@ -107,23 +145,47 @@ class Sheet:
             slot["widget"] = {"name": name}
         if linked:
             slot["link"] = len(self.links) + 1
-            self.links.append([slot["link"], value.node["id"], value.slot, node["id"], len(node["inputs"]),
-                               value.node["outputs"][value.slot]["type"]])
+            self.links.append(
+                [
+                    slot["link"],
+                    value.node["id"],
+                    value.slot,
+                    node["id"],
+                    len(node["inputs"]),
+                    value.node["outputs"][value.slot]["type"],
+                ]
+            )
             value.node["outputs"][value.slot]["links"].append(slot["link"])
         node["inputs"].append(slot)
 
     def _place(self, content: dict, height: float) -> dict:
         number = len(self.nodes) + 1
-        node = {"id": number, "pos": [0, self.y + TITLE], "size": [self.width, height], "flags": {}, "order": number - 1, "mode": 0,
-                "properties": {"Node name for S&R": content["type"]}, **content}
+        node = {
+            "id": number,
+            "pos": [0, self.y + TITLE],
+            "size": [self.width, height],
+            "flags": {},
+            "order": number - 1,
+            "mode": 0,
+            "properties": {"Node name for S&R": content["type"]},
+            **content,
+        }
         self.nodes.append(node)
         self.y += TITLE + height + GAP_Y - TITLE / 2
         return node
 
     def graph(self) -> dict:
         """The finished graph as ComfyUI's page saves it."""
-        return {"last_node_id": len(self.nodes), "last_link_id": len(self.links), "nodes": self.nodes, "links": self.links,
-                "groups": self.groups, "config": {}, "extra": {"ds": {"scale": 0.7, "offset": [60, 90]}}, "version": 0.4}
+        return {
+            "last_node_id": len(self.nodes),
+            "last_link_id": len(self.links),
+            "nodes": self.nodes,
+            "links": self.links,
+            "groups": self.groups,
+            "config": {},
+            "extra": {"ds": {"scale": 0.7, "offset": [60, 90]}},
+            "version": 0.4,
+        }
 
 
 def _value(name: str, known: dict, inputs: dict):
@@ -162,7 +224,9 @@ def main() -> None:
     for name in args.names or GRAPHS:
         sheet = Sheet(info)
         GRAPHS[name](sheet)
-        (HERE / f"{name}.json").write_text(json.dumps(sheet.graph(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (HERE / f"{name}.json").write_text(
+            json.dumps(sheet.graph(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         print(f"{name}.json: {len(sheet.nodes)} nodes")
 
 

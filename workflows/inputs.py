@@ -4,6 +4,7 @@
 
 Uses the demo world's own brush (train/demo/world.py), so that the demo model knows what it sees. Everything is made from fixed seeds.
 """
+
 from __future__ import annotations
 
 from fractions import Fraction
@@ -19,14 +20,22 @@ SCENES = Path(__file__).resolve().parent / "demo_scenes"
 AERIAL_SIDE, VIDEO_SIDE, FRAMES, FPS = 512, 128, 24, 12
 
 
-def stamp(image: np.ndarray, rng: np.random.Generator, colour: str, shape: str, x: float, y: float, radius: float,
-          angle: float = 0.0) -> np.ndarray:
+def stamp(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    colour: str,
+    shape: str,
+    x: float,
+    y: float,
+    radius: float,
+    angle: float = 0.0,
+) -> np.ndarray:
     """Paint one object with its shadow over `image` (float [H, H, 3] in [0, 1], changed in place); returns its mask, bool [H, H]."""
     size = image.shape[0]
     alpha = world._alpha(shape, size, x, y, radius, angle)
     image[:] = world._shadow(image, alpha, rng)
     ys, xs = np.nonzero(alpha)
-    box = np.s_[ys.min():ys.max() + 1, xs.min():xs.max() + 1]
+    box = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
     cover = alpha[box][..., None]
     image[box] = image[box] * (1 - cover) + world._paint(rng, colour, *cover.shape[:2], size) * cover
     return alpha > 0.5
@@ -54,14 +63,16 @@ def red_circle() -> Image.Image:
 def aerial() -> Image.Image:
     """Grassland from above with 36 small objects, 512 pixels square; half of them red circles, blue squares and yellow stars."""
     rng, side = np.random.default_rng(11), AERIAL_SIDE
-    image = np.concatenate([np.concatenate([background("grass.png", side // 2), background("grass.png", side // 2)[:, ::-1]], 1)] * 2)
-    image[side // 2:] = image[side // 2:][::-1]
+    image = np.concatenate(
+        [np.concatenate([background("grass.png", side // 2), background("grass.png", side // 2)[:, ::-1]], 1)] * 2
+    )
+    image[side // 2 :] = image[side // 2 :][::-1]
     image *= np.array([0.86, 1.0, 0.74], np.float32)
     wanted = [("red", "circle"), ("blue", "square"), ("yellow", "star")]
     others = [pair for pair in world.SEEN if pair not in wanted and pair[0] != "green"]
     for number, cell in enumerate(rng.permutation(36)):
         colour, shape = wanted[number % 3] if number < 18 else others[rng.integers(len(others))]
-        y, x = ((np.array(divmod(cell, 6)) + 0.5 + rng.uniform(-0.14, 0.14, 2)) * side / 6)
+        y, x = (np.array(divmod(cell, 6)) + 0.5 + rng.uniform(-0.14, 0.14, 2)) * side / 6
         stamp(image, rng, colour, shape, x, y, rng.uniform(17, 23), rng.normal(0, 0.2))
     return picture(image)
 

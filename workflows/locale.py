@@ -1,7 +1,8 @@
 """Write locales/en/nodeDefs.json from the nodes' own schemas; other languages are translated by hand.
 
-    python -m workflows.locale --url http://127.0.0.1:8188
+python -m workflows.locale --url http://127.0.0.1:8188
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,9 +22,16 @@ def english(object_info: dict) -> dict:
 def _node(info: dict) -> dict:
     known = info["input"].get("required", {}) | info["input"].get("optional", {})
     inputs = {name: {"name": name, "tooltip": options["tooltip"]} for name, (_, options) in known.items()}
-    outputs = {str(number): {"name": name, "tooltip": tooltip}
-               for number, (name, tooltip) in enumerate(zip(info["output_name"], info["output_tooltips"], strict=True))}
-    return {"display_name": info["display_name"], "description": info["description"], "inputs": inputs, "outputs": outputs}
+    outputs = {
+        str(number): {"name": name, "tooltip": tooltip}
+        for number, (name, tooltip) in enumerate(zip(info["output_name"], info["output_tooltips"], strict=True))
+    }
+    return {
+        "display_name": info["display_name"],
+        "description": info["description"],
+        "inputs": inputs,
+        "outputs": outputs,
+    }
 
 
 def main() -> None:

@@ -4,6 +4,7 @@
 
 Needs Playwright's Python package and a Chromium. The thumbnail (workflows/<name>.jpg) is the last picture the graph shows.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -22,11 +23,24 @@ from .graphs import GRAPHS
 
 HERE = Path(__file__).resolve().parent
 SIZE = {"width": 1920, "height": 1080}
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]
-QUIET = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False,
-         "Comfy.Workflow.Persist": False}
-READY = "() => !!(window.app && window.app.graph && window.LiteGraph && LiteGraph.registered_node_types['DiGSegSegment'])"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+QUIET = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.Workflow.Persist": False,
+}
+READY = (
+    "() => !!(window.app && window.app.graph && window.LiteGraph && LiteGraph.registered_node_types['DiGSegSegment'])"
+)
 FIT = """() => {
     const canvas = app.canvas, bounds = [Infinity, Infinity, -Infinity, -Infinity];
     for (const box of [...app.graph.nodes.map(n => n.boundingRect), ...app.graph.groups.map(g => g._bounding)]) {
@@ -51,7 +65,9 @@ OVERLAPS = """() => {
 
 def chromium() -> str | None:
     """A Chromium of the system; None for Playwright's own."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
 
 
 @contextmanager
@@ -60,7 +76,9 @@ def opened(url: str) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         page = browser.new_page(viewport=SIZE)
-        page.route(lambda address: not address.startswith(url.rstrip("/")), lambda route: route.abort())  # no outside world
+        page.route(
+            lambda address: not address.startswith(url.rstrip("/")), lambda route: route.abort()
+        )  # no outside world
         page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
         page.set_default_timeout(180_000)
         page.request.post(f"{url.rstrip('/')}/settings", data=QUIET)

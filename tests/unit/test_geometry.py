@@ -1,4 +1,5 @@
 """Any image fits the network, and its mask comes back on the right pixels."""
+
 from __future__ import annotations
 
 import pytest
@@ -6,8 +7,28 @@ import torch
 
 from digseg_nodes.core.geometry import fit, plan_geometry, unfit
 
-SIZES = [(64, 64), (65, 97), (97, 65), (127, 129), (128, 128), (100, 333), (333, 100), (255, 511), (480, 640), (641, 479), (512, 512),
-         (719, 1281), (768, 1024), (1000, 1001), (64, 2048), (1536, 999), (2047, 1023), (2160, 3840), (4096, 64), (4096, 4093)]
+SIZES = [
+    (64, 64),
+    (65, 97),
+    (97, 65),
+    (127, 129),
+    (128, 128),
+    (100, 333),
+    (333, 100),
+    (255, 511),
+    (480, 640),
+    (641, 479),
+    (512, 512),
+    (719, 1281),
+    (768, 1024),
+    (1000, 1001),
+    (64, 2048),
+    (1536, 999),
+    (2047, 1023),
+    (2160, 3840),
+    (4096, 64),
+    (4096, 4093),
+]
 RESOLUTIONS = (128, 512)
 
 
@@ -15,7 +36,7 @@ def box_image(height: int, width: int) -> tuple[torch.Tensor, tuple[int, int, in
     """A white box on black, [1,H,W,3], and its edges: top, bottom, left, right."""
     edges = (round(0.21 * height), round(0.63 * height), round(0.34 * width), round(0.87 * width))
     image = torch.zeros(1, height, width, 3)
-    image[:, edges[0]:edges[1], edges[2]:edges[3]] = 1
+    image[:, edges[0] : edges[1], edges[2] : edges[3]] = 1
     return image, edges
 
 
@@ -42,8 +63,10 @@ def _ends(line: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_fitted_sides(size):
     geometry = plan_geometry(*size, 512)
     assert max(geometry.resized) == 512
-    assert all(side % 8 == 0 and side >= 64 and 0 <= side - inner < 64 for side, inner in
-               zip(geometry.padded, geometry.resized, strict=True))
+    assert all(
+        side % 8 == 0 and side >= 64 and 0 <= side - inner < 64
+        for side, inner in zip(geometry.padded, geometry.resized, strict=True)
+    )
     aspect = [side / original for side, original in zip(geometry.resized, size, strict=True)]
     assert abs(aspect[0] - aspect[1]) * min(size) <= 1
 

@@ -1,4 +1,5 @@
 """Decoded pixels become soft, hard, united and semantic masks."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,5 @@
 """Scores against torchmetrics' and against cases worked out by hand."""
+
 from __future__ import annotations
 
 import pytest
@@ -13,8 +14,10 @@ from torchmetrics.functional.classification import (
 from digseg_nodes.core.metrics import boundary_f, dice, iou, precision, recall
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(iou, binary_jaccard_index), (dice, binary_f1_score), (precision, binary_precision),
-                                              (recall, binary_recall)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(iou, binary_jaccard_index), (dice, binary_f1_score), (precision, binary_precision), (recall, binary_recall)],
+)
 def test_agrees_with_torchmetrics(ours, theirs):
     generator = torch.Generator().manual_seed(0)
     prediction, truth = torch.rand(2, 6, 20, 30, generator=generator) > 0.6

@@ -1,4 +1,5 @@
 """Text becomes prompts literally, and wrong text is named by line."""
+
 from __future__ import annotations
 
 import pytest
@@ -6,16 +7,19 @@ import pytest
 from digseg_nodes.core.prompts import Prompt, parse_prompts, parse_thresholds
 
 
-@pytest.mark.parametrize(("line", "expected"), [
-    ("red  circle ", Prompt("red circle", ("red circle",))),
-    ("car: automobile, sedan", Prompt("car", ("car", "automobile", "sedan"))),
-    ("car:", Prompt("car", ("car",))),
-    ("car: , car, sedan,", Prompt("car", ("car", "sedan"))),
-    ("clock at 10:30", Prompt("clock at 10:30", ("clock at 10:30",))),
-    ("(left) dog:1.5", Prompt("(left) dog:1.5", ("(left) dog:1.5",))),
-    ("猫：白色", Prompt("猫：白色", ("猫：白色",))),
-    ("a, b and c", Prompt("a, b and c", ("a, b and c",))),
-])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("red  circle ", Prompt("red circle", ("red circle",))),
+        ("car: automobile, sedan", Prompt("car", ("car", "automobile", "sedan"))),
+        ("car:", Prompt("car", ("car",))),
+        ("car: , car, sedan,", Prompt("car", ("car", "sedan"))),
+        ("clock at 10:30", Prompt("clock at 10:30", ("clock at 10:30",))),
+        ("(left) dog:1.5", Prompt("(left) dog:1.5", ("(left) dog:1.5",))),
+        ("猫: 白猫", Prompt("猫", ("猫", "白猫"))),
+        ("a, b and c", Prompt("a, b and c", ("a, b and c",))),
+    ],
+)
 def test_one_line(line, expected):
     assert parse_prompts(line) == [expected]
 
@@ -45,9 +49,16 @@ def test_thresholds():
     assert parse_thresholds("", ("a",), 0.4) == [0.4]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("dog: 0.4", "no class 'dog'; there are: a, b"), ("a: much", "write a number"), ("a: 1.5", "not between 0 and 1"),
-    ("a: nan", "not between 0 and 1"), ("a", "no class ''")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dog: 0.4", "no class 'dog'; there are: a, b"),
+        ("a: much", "write a number"),
+        ("a: 1.5", "not between 0 and 1"),
+        ("a: nan", "not between 0 and 1"),
+        ("a", "no class ''"),
+    ],
+)
 def test_wrong_thresholds_name_the_line(text, message):
     with pytest.raises(ValueError, match=f"Line 1 .*{message}"):
         parse_thresholds(text, ("a", "b"), 0.5)

@@ -1,12 +1,23 @@
 """Tiles cover the image, and their masks join without seams."""
+
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 import torch
 
 from digseg_nodes.core.tiles import OVERLAP, cut_tiles, join_tiles, plan_tiles
 
-CASES = [(512, 512, 128), (500, 333, 128), (64, 1000, 96), (100, 100, 256), (129, 128, 128), (1, 300, 64), (4000, 3001, 1024)]
+CASES = [
+    (512, 512, 128),
+    (500, 333, 128),
+    (64, 1000, 96),
+    (100, 100, 256),
+    (129, 128, 128),
+    (1, 300, 64),
+    (4000, 3001, 1024),
+]
 
 
 @pytest.mark.parametrize(("height", "width", "tile"), CASES)
@@ -16,7 +27,7 @@ def test_tiles_cover_everything_with_enough_overlap(height, width, tile):
     for axis, length in enumerate((height, width)):
         starts = sorted({corner[axis] for corner in plan.corners})
         assert starts[0] == 0 and starts[-1] + plan.tile[axis] == length
-        steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(starts)]
         assert all(step <= tile * (1 - OVERLAP) + 1 for step in steps)
 
 

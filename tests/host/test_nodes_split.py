@@ -1,0 +1,278 @@
+"""The four steps against the all-in-one node, what ComfyUI's cache keeps, chunks, batches, tiles and stock samplers.
+
+On a small random model: what is compared are two ways to the same mask.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.parity.builders import SCHEDULERS, TEXTS, make_text, make_unet, make_vae, write_checkpoint
+from workflows.api import Client, Run, RunError
+
+from .conftest import node
+
+LOADER, PHOTO, SEGMENT, PICK, PROMPTS, ENCODE, SAMPLE, DECODE, PICK_STEPS, MAP = map(str, range(1, 11))
+TEXT = "red circle\nblue star: azure star, cobalt star\n(green) heart:1.3"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(host) -> str:
+    name = "random-steps.safetensors"
+    write_checkpoint(
+        host.base / "models" / "digseg" / name,
+        make_unet("one_head_count"),
+        make_vae(),
+        make_text(),
+        SCHEDULERS["v_zero_snr"],
+        resolution=64,
+        default_steps=2,
+    )
+    return name
+
+
+class Steps:
+    """DiGSeg Segment and, beside it, Prompts -> Encode Image -> Sampler -> Decode Masks, each with a Pick Mask."""
+
+    def __init__(self, checkpoint: str, image: str, text: str = TEXT, **settings):
+        values = {
+            "seed": 3,
+            "steps": 2,
+            "ensemble": 1,
+            "uncertainty": False,
+            "resolution": 0,
+            "tile": 0,
+            "threshold": 0.0,
+            **settings,
+        }
+        model, clip, vae = ([LOADER, i] for i in range(3))
+        pick = {"names": "", "mode": "soft", "threshold": 0.0, "invert": False}
+        only = lambda *names: {name: values[name] for name in names}  # noqa: E731
+        self.prompt = {
+            LOADER: node("DiGSegCheckpointLoader", checkpoint=checkpoint),
+            PHOTO: node("LoadImage", image=image),
+            SEGMENT: node("DiGSegSegment", model=model, clip=clip, vae=vae, image=[PHOTO, 0], text=text, **values),
+            PICK: node("DiGSegPickMask", masks=[SEGMENT, 0], **pick),
+            PROMPTS: node("DiGSegPrompts", clip=clip, text=text, preset="none"),
+            ENCODE: node("DiGSegEncodeImage", vae=vae, image=[PHOTO, 0], model=model, **only("resolution", "tile")),
+            SAMPLE: node(
+                "DiGSegSampler",
+                model=model,
+                prompts=[PROMPTS, 0],
+                image=[ENCODE, 0],
+                **only("seed", "steps", "ensemble"),
+            ),
+            DECODE: node("DiGSegDecodeMasks", vae=vae, masks=[SAMPLE, 0], **only("uncertainty")),
+            PICK_STEPS: node("DiGSegPickMask", masks=[DECODE, 0], **pick),
+            MAP: node(
+                "DiGSegSemanticMap",
+                masks=[DECODE, 0],
+                threshold=0.0,
+                class_thresholds="",
+                opacity=0.6,
+                legend=True,
+                save_prefix="",
+            ),
+        }
+
+    def set(self, which: str, **values) -> Steps:
+        self.prompt[which]["inputs"].update(values)
+        return self
+
+    def without(self, *nodes: str) -> dict:
+        return {key: value for key, value in self.prompt.items() if key not in nodes}
+
+    @property
+    def steps_only(self) -> dict:
+        return self.without(SEGMENT, PICK)
+
+    @property
+    def one_only(self) -> dict:
+        return self.without(PROMPTS, ENCODE, SAMPLE, DECODE, PICK_STEPS, MAP)
+
+
+def shown(client: Client, run: Run, which: str) -> np.ndarray:
+    """The pictures of a node, [B, H, W], of their first channel."""
+    pictures = [Image.open(io.BytesIO(client.picture(entry))) for entry in run.outputs[which]["images"]]
+    return np.stack([np.asarray(picture.convert("RGB"))[..., 0] for picture in pictures])
+
+
+@pytest.fixture
+def photo(client, tmp_path) -> str:
+    return upload(client, tmp_path / "split.png", 48, 64)
+
+
+def upload(client: Client, path, height: int, width: int, seed: int = 0) -> str:
+    """A smooth random picture among ComfyUI's inputs."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    small.resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return client.upload(path)
+
+
+@pytest.mark.parametrize("settings", [{}, {"ensemble": 2, "uncertainty": True}, {"tile": 32}, {"resolution": 96}])
+def test_steps_and_all_in_one_are_bit_identical(client, checkpoint, photo, settings):
+    graph = Steps(checkpoint, photo, **settings)
+    graph.prompt["20"] = node(
+        "DiGSegCompareMasks", prediction=[PICK, 0], truth=[PICK_STEPS, 0], threshold=0.5, tolerance=1
+    )
+    graph.prompt["21"] = node("DiGSegUncertainty", masks=[SEGMENT, 0], name="", opacity=1.0)
+    graph.prompt["22"] = node("DiGSegUncertainty", masks=[DECODE, 0], name="", opacity=1.0)
+    run = client.run(graph.prompt)
+    one, steps = shown(client, run, PICK), shown(client, run, PICK_STEPS)
+    assert one.std() > 0 and np.array_equal(one, steps)
+    assert np.array_equal(shown(client, run, "21"), shown(client, run, "22"))
+
+
+def test_another_prompt_does_not_encode_the_photo_again(client, checkpoint, photo):
+    graph = Steps(checkpoint, photo)
+    client.run(graph.steps_only)
+    again = client.run(graph.set(PROMPTS, text="yellow ring").steps_only)
+    assert set(again.executed) == {PROMPTS, SAMPLE, DECODE, PICK_STEPS, MAP}
+
+
+def test_another_threshold_does_not_sample_again(client, checkpoint, photo):
+    graph = Steps(checkpoint, photo)
+    client.run(graph.steps_only)
+    assert client.run(graph.set(MAP, threshold=0.3).steps_only).executed == [MAP]
+    assert client.run(graph.set(PICK_STEPS, mode="hard", threshold=0.6).steps_only).executed == [PICK_STEPS]
+
+
+def test_another_seed_does_not_encode_text_or_photo_again(client, checkpoint, photo):
+    graph = Steps(checkpoint, photo)
+    client.run(graph.steps_only)
+    assert set(client.run(graph.set(SAMPLE, seed=4).steps_only).executed) == {SAMPLE, DECODE, PICK_STEPS, MAP}
+
+
+def test_synonyms_are_the_mean_of_their_latents_and_brackets_are_literal(client, checkpoint, photo):
+    """One wording twice is that wording; a weight in brackets is text and changes the mask like any other text."""
+    alone = client.run(Steps(checkpoint, photo, "red circle").one_only)
+    doubled = client.run(Steps(checkpoint, photo, "red circle: red circle").one_only)
+    weighted = client.run(Steps(checkpoint, photo, "(red circle:1.0)").one_only)
+    assert np.array_equal(shown(client, alone, PICK), shown(client, doubled, PICK))
+    assert not np.array_equal(shown(client, alone, PICK), shown(client, weighted, PICK))
+
+
+@pytest.mark.parametrize("preset", ["ade20k-150"])
+def test_a_hundred_and_fifty_prompts_run_in_bounded_memory(client, checkpoint, tmp_path, preset):
+    photo = upload(client, tmp_path / "tiny.png", 64, 64)
+    graph = Steps(checkpoint, photo, resolution=64, steps=1).set(PROMPTS, text="", preset=preset)
+    client.run(Steps(checkpoint, photo, "wall", resolution=64, steps=1).steps_only)
+    before = client.get("/system_stats")["system"]["ram_free"]
+    run = client.run(graph.steps_only)
+    used = before - client.get("/system_stats")["system"]["ram_free"]
+    assert used < 500 * 2**20, "150 masks of 64 x 64 px are 2.5 MB"
+    assert len(shown(client, run, PICK_STEPS)) == 1
+    steps = run.of("progress")
+    assert steps[-1]["value"] == steps[-1]["max"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 90), (90, 1), (37, 203), (200, 131)])
+def test_odd_sizes_come_back_at_their_own_size(client, checkpoint, tmp_path, height, width):
+    photo = upload(client, tmp_path / "odd.png", height, width)
+    assert shown(client, client.run(Steps(checkpoint, photo, "a").one_only), PICK).shape == (1, height, width)
+
+
+def test_alpha_does_not_change_the_mask(client, checkpoint, tmp_path):
+    """RGBA through a core node that really makes four channels."""
+    photo = upload(client, tmp_path / "rgb.png", 40, 56)
+    graph = Steps(checkpoint, photo, "a")
+    plain = shown(client, client.run(graph.one_only), PICK)
+    graph.prompt["30"] = node("JoinImageWithAlpha", image=[PHOTO, 0], alpha=[PHOTO, 1])
+    assert np.array_equal(plain, shown(client, client.run(graph.set(SEGMENT, image=["30", 0]).one_only), PICK))
+
+
+def test_frames_of_a_batch_equal_frames_one_by_one(client, checkpoint, tmp_path):
+    names = [upload(client, tmp_path / f"frame{seed}.png", 40, 56, seed) for seed in range(4)]
+    graph = Steps(checkpoint, names[0], "a\nb")
+    for number, name in enumerate(names[1:]):
+        graph.prompt[f"{40 + number}"] = node("LoadImage", image=name)
+        graph.prompt[f"{50 + number}"] = node(
+            "ImageBatch", image1=[f"{49 + number}" if number else PHOTO, 0], image2=[f"{40 + number}", 0]
+        )
+    together = client.run(graph.set(SEGMENT, image=["52", 0]).one_only)
+    alone = [shown(client, client.run(Steps(checkpoint, name, "a\nb").one_only), PICK) for name in names]
+    assert np.array_equal(shown(client, together, PICK), np.concatenate(alone))
+    values = [data["value"] for data in together.of("progress") if data["node"] == SEGMENT]
+    assert values == sorted(values), "more than one progress bar"
+
+
+def test_one_tile_is_the_whole_image_and_tiles_leave_no_seam(client, checkpoint, tmp_path):
+    photo = upload(client, tmp_path / "large.png", 96, 128)
+    whole = shown(client, client.run(Steps(checkpoint, photo, "a", resolution=128).one_only), PICK)
+    single = shown(client, client.run(Steps(checkpoint, photo, "a", resolution=128, tile=128).one_only), PICK)
+    assert np.array_equal(whole, single)
+    tiled = shown(client, client.run(Steps(checkpoint, photo, "a", resolution=64, tile=64).one_only), PICK)[0].astype(
+        int
+    )
+    assert tiled.shape == (96, 128)
+
+
+@pytest.mark.parametrize("scheduler", [None, "simple"])
+def test_stock_samplers_agree_with_ours(client, host, tmp_path, scheduler):
+    """Without zero-terminal-SNR and at 10 steps (they divide 1000) Euler is DDIM, but for the last step to sigma 0."""
+    name = "random-v.safetensors"
+    write_checkpoint(
+        host.base / "models" / "digseg" / name,
+        make_unet("one_head_count"),
+        make_vae(),
+        make_text(),
+        SCHEDULERS["v"],
+        resolution=64,
+        default_steps=10,
+    )
+    photo = upload(client, tmp_path / "stock.png", 64, 64)
+    graph = Steps(name, photo, "red circle", steps=10, seed=0)
+    tied = {
+        "60": node("CLIPTextEncode", clip=[LOADER, 1], text="red circle"),
+        "61": node("DiGSegConditioning", conditioning=["60", 0], image=[ENCODE, 0], name="red circle"),
+        "62": node("DiGSegSigmas", model=[LOADER, 0], steps=10),
+        "63": node("KSamplerSelect", sampler_name="euler"),
+        "65": node("DiGSegDecodeMasks", vae=[LOADER, 2], masks=["64", 0], uncertainty=False),
+        "66": node("DiGSegPickMask", masks=["65", 0], names="", mode="soft", threshold=0.0, invert=False),
+    }
+    common = {"model": [LOADER, 0], "cfg": 1.0, "positive": ["61", 0], "negative": ["61", 0], "latent_image": ["61", 1]}
+    if scheduler:
+        tied["64"] = node(
+            "KSampler", seed=0, steps=10, sampler_name="euler", scheduler=scheduler, denoise=1.0, **common
+        )
+    else:
+        tied["64"] = node("SamplerCustom", add_noise=True, noise_seed=0, sampler=["63", 0], sigmas=["62", 0], **common)
+    run = client.run(graph.steps_only | tied)
+    ours, stock = shown(client, run, PICK_STEPS).astype(int), shown(client, run, "66").astype(int)
+    assert ours.std() > 0
+    assert np.abs(ours - stock).max() <= 3
+
+
+def test_our_sampler_with_stock_sampler_and_sigmas(client, checkpoint, photo):
+    """Same noise, so the stock Euler must land on our DDIM's mask."""
+    graph = Steps(checkpoint, photo, "red circle", steps=4)
+    ours = shown(client, client.run(graph.steps_only), PICK_STEPS).astype(int)
+    graph.prompt |= {
+        "62": node("DiGSegSigmas", model=[LOADER, 0], steps=4),
+        "63": node("KSamplerSelect", sampler_name="euler"),
+    }
+    stock = shown(
+        client, client.run(graph.set(SAMPLE, sigmas=["62", 0], sampler=["63", 0]).steps_only), PICK_STEPS
+    ).astype(int)
+    assert ours.std() > 0 and np.abs(ours - stock).max() <= 3
+
+
+def test_text_of_another_width_is_refused(client, checkpoint, host, photo, monkeypatch):
+    monkeypatch.setitem(TEXTS, "wide", {**TEXTS["small1"], "hidden_size": 96})
+    name = "other-width.safetensors"
+    write_checkpoint(
+        host.base / "models" / "digseg" / name,
+        make_unet("one_head_count"),
+        make_vae(),
+        make_text("wide"),
+        SCHEDULERS["v"],
+    )
+    graph = Steps(checkpoint, photo)
+    graph.prompt["70"] = node("DiGSegCheckpointLoader", checkpoint=name)
+    with pytest.raises(RunError, match=r"96 numbers wide, this DiGSeg model reads 64"):
+        client.run(graph.set(SEGMENT, clip=["70", 1]).one_only)

@@ -1,0 +1,179 @@
+"""Every example graph runs in the real ComfyUI and its pictures hold what they should.
+
+Run here as the page converts them (workflows.api.to_prompt; tests/browser compares it with the page's own conversion). The graphs
+for SD 1.5, SDXL and Flux Fill need checkpoints of many gigabytes: here their ComfyUI classes are run as far as they can be
+without, see test_inpainting_graphs_*.
+"""
+from __future__ import annotations
+
+import io
+import json
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import dev
+from workflows import demo
+from workflows.api import to_prompt
+from workflows.graphs import AERIAL, PAINT, SCENE, THINGS
+
+FOLDER = dev.ROOT / "workflows"
+BIG = ("inpaint_sd15", "inpaint_sdxl", "inpaint_flux_fill")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def graph_of(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+class Finished:
+    """A graph that has run: its prompt, and pictures by node class."""
+
+    def __init__(self, client, name: str):
+        self.client, self.prompt = client, to_prompt(graph_of(name), client.object_info())
+        self.run = client.run(self.prompt)
+
+    def pictures(self, kind: str, nth: int = 0) -> list[Image.Image]:
+        nodes = [node for node, content in self.prompt.items() if content["class_type"] == kind]
+        return [Image.open(io.BytesIO(self.client.picture(entry))) for entry in self.run.outputs[nodes[nth]]["images"]]
+
+    def array(self, kind: str, nth: int = 0) -> np.ndarray:
+        """The first picture as uint8 [H, W, 3]."""
+        return np.asarray(self.pictures(kind, nth)[0].convert("RGB"))
+
+    def text(self, nth: int = 0) -> str:
+        nodes = [node for node, content in self.prompt.items() if content["class_type"] == "PreviewAny"]
+        return self.run.outputs[nodes[nth]]["text"][0]
+
+
+@pytest.fixture
+def finished(client):
+    return lambda name: Finished(client, name)
+
+
+def photo(name: str) -> np.ndarray:
+    return np.asarray(Image.open(demo.SCENES / name).convert("RGB"))
+
+
+def truth(name: str) -> np.ndarray:
+    scene = next(scene for scene in demo.load_scenes() if scene.image == SCENE)
+    entry = next(entry for entry in scene.prompts if entry["prompt"] == name)
+    return demo.true_mask(entry, (128, 128))
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    return (a & b).sum() / max(1, (a | b).sum())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_graph_has_a_thumbnail_notes_groups_and_no_overlap(name):
+    graph = graph_of(name)
+    with Image.open(FOLDER / f"{name}.jpg") as thumbnail:
+        assert min(thumbnail.size) >= 256
+    assert (FOLDER / f"{name}.jpg").stat().st_size < 150_000
+    assert [node for node in graph["nodes"] if node["type"] == "MarkdownNote"] and len(graph["groups"]) >= 3
+    boxes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
+    for i, (ax, ay, aw, ah) in enumerate(boxes):
+        for bx, by, bw, bh in boxes[:i]:
+            apart = ax >= bx + bw or bx >= ax + aw or ay - 30 >= by + bh or by - 30 >= ay + ah
+            assert apart, f"{graph['nodes'][i]['type']} lies over another node"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_fit_the_sockets(name, object_info):
+    graph = graph_of(name)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for number, source, slot, target, entry, kind in graph["links"]:
+        assert nodes[source]["outputs"][slot]["type"] == kind and number in nodes[source]["outputs"][slot]["links"]
+        assert nodes[target]["inputs"][entry]["link"] == number
+        assert kind == nodes[target]["inputs"][entry]["type"] or nodes[target]["inputs"][entry]["type"] == "*"
+    assert {node["type"] for node in graph["nodes"]} <= set(object_info) | {"MarkdownNote"}
+
+
+def test_semantic_map(finished):
+    done = finished("semantic_map")
+    table = dict(line.split("\t")[1:] for line in done.text().splitlines())
+    assert list(table) == list(THINGS)
+    ids = done.array("PreviewImage")[..., 0]
+    assert ids.shape == (128, 128) and set(np.unique(ids)) <= set(range(len(THINGS) + 1))
+    found = [iou(ids == number + 1, truth(name)) for number, name in enumerate(THINGS)]
+    assert np.mean(found) > 0.5
+    shares = [float(table[name].split()[0]) / 100 for name in THINGS]
+    assert shares == pytest.approx([(ids == number + 1).mean() for number in range(len(THINGS))], abs=1e-3)
+    assert done.array("DiGSegSemanticMap").shape[1] > 128, "no legend"
+
+
+def test_cutout(finished):
+    done = finished("cutout")
+    cut = np.asarray(done.pictures("SaveImage")[0])
+    assert cut.shape == (128, 128, 4)
+    wanted = np.any([truth(name) for name in THINGS], axis=0)
+    assert iou(cut[..., 3] > 127, wanted) > 0.5
+    pasted, other = done.array("PreviewImage").astype(int), photo("scene-3.png").astype(int)
+    outside = cut[..., 3] == 0
+    assert outside.any() and np.abs(pasted - other)[outside].max() <= 1
+    inside = cut[..., 3] == 255
+    assert np.abs(pasted - photo(SCENE).astype(int))[inside].max() <= 1
+
+
+def test_inpaint_demo(finished):
+    done = finished("inpaint_demo")
+    result, before = done.array("SaveImage").astype(int), photo(PAINT).astype(int)
+    mask = done.array("DiGSegPickMask")[..., 0] > 127
+    reach = np.asarray(Image.fromarray(mask).convert("L").resize((128, 128))) > 0
+    grown = np.pad(reach, 8)
+    near = np.any([np.roll(grown, (dy, dx), (0, 1)) for dy in range(-7, 8) for dx in range(-7, 8)], axis=0)[8:-8, 8:-8]
+    assert not np.abs(result - before)[~near].any(), "the photo changed outside the mask"
+    change = (result - before)[mask].mean(0)
+    assert change[2] > 20 > -20 > change[0], "red did not become blue"
+    assert float(done.text()) > 0.3
+
+
+def test_uncertainty(finished):
+    done = finished("uncertainty")
+    unsure = done.array("MaskPreview")[..., 0]
+    assert unsure.shape == (128, 128) and 0 < (unsure > 40).mean() < 0.6
+    edge = np.zeros((128, 128), bool)
+    for name in THINGS:
+        mask = truth(name)
+        edge |= np.roll(mask, 2, 0) ^ np.roll(mask, -2, 0) | np.roll(mask, 2, 1) ^ np.roll(mask, -2, 1)
+    assert unsure[edge].mean() > unsure[~edge].mean(), "contours are where members disagree"
+    assert done.array("PreviewImage").shape == (480, 720, 3)
+
+
+def test_video(finished, host):
+    done = finished("video")
+    masks = [np.asarray(picture.convert("L")) > 127 for picture in done.pictures("DiGSegPickMask")]
+    assert len(masks) == 24 and all(mask.any() for mask in masks)
+    centre = [float(np.nonzero(mask)[1].mean()) for mask in masks]
+    assert centre[-1] - centre[0] > 40 and np.diff(centre).min() > -3, "the circle moves to the right"
+    saved = sorted((host.base / "output" / "digseg").glob("matte*.mp4"))[-1]
+    with av.open(str(saved)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 24 and round(float(file.streams.video[0].average_rate)) == 12
+
+
+def test_tiles_find_small_things_that_the_whole_image_misses(finished):
+    done = finished("tiled_aerial")
+    assert photo(AERIAL).shape == (512, 512, 3)
+    whole, tiled = (done.array("DiGSegSemanticMap", nth)[:, :512] for nth in (0, 1))
+    changed = [(np.abs(shown.astype(int) - photo(AERIAL)).max(-1) > 25).mean() for shown in (whole, tiled)]
+    assert 0.02 < changed[1] < 0.2, "18 of 36 objects cover about 6 % of the picture"
+    assert tiled.shape == (512, 512, 3)
+
+
+def test_stock_samplers_find_the_same(finished):
+    done = finished("stock_sampler")
+    custom, plain = (done.array("DiGSegPickMask", nth)[..., 0] > 127 for nth in (0, 1))
+    assert iou(custom, truth(THINGS[0])) > 0.4 and iou(plain, custom) > 0.8
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_inpainting_graphs_lack_nothing_but_their_checkpoints(name, object_info, client):
+    """ComfyUI accepts everything in them but the names of the checkpoint files, which their notes name."""
+    graph = graph_of(name)
+    prompt, notes = to_prompt(graph, object_info), graph["nodes"][2]["widgets_values"][0]
+    files = [value for content in prompt.values() for value in content["inputs"].values()
+             if isinstance(value, str) and value.endswith((".safetensors", ".ckpt")) and "digseg" not in value]
+    assert files and all(file in notes for file in files)
