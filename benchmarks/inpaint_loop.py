@@ -2,10 +2,12 @@
 
     python benchmarks/inpaint_loop.py --report output/bench/inpaint_loop.json
 
-For 20 unseen scenes of the demo world: segment one object by its name, grow and feather its mask, paint an object of another
-colour and shape into it with the bundled base model, segment that in the result. All through workflows/inpaint_demo.json in a
-real ComfyUI. Reports the IoU between the requested region and what is found there, and the change outside the mask.
+For 20 unseen scenes of the demo world: segment one object by its name, grow and feather its mask, paint an object of
+another colour and shape into it with the bundled base model, segment that in the result. All through
+workflows/inpaint_demo.json in a real ComfyUI. Reports the IoU between the requested region and what is found there, and
+the change outside the mask.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -40,10 +42,16 @@ def picture(client: Client, shown: dict) -> np.ndarray:
 
 
 def wish(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
-    """What to select (the largest thing) and what to paint: a trained pair that is not in the scene, of another colour and shape."""
+    """What to select (the largest thing) and what to paint: a trained pair of another colour and shape, not there yet."""
     largest = max(scene.objects, key=lambda thing: thing.mask.sum())
-    others = [pair for pair in SEEN if pair not in HELD_OUT and pair[0] != largest.colour and pair[1] != largest.shape
-              and " ".join(pair) not in scene.masks]
+    others = [
+        pair
+        for pair in SEEN
+        if pair not in HELD_OUT
+        and pair[0] != largest.colour
+        and pair[1] != largest.shape
+        and " ".join(pair) not in scene.masks
+    ]
     return largest.name, " ".join(others[rng.integers(len(others))])
 
 
@@ -73,14 +81,20 @@ class Loop:
         outside = ~dilated(asked, MARGIN)
         change = np.abs(result - np.asarray(Image.open(photo).convert("RGB")).astype(int))[outside]
         score = float(outputs[node_ids(self.prompt, "PreviewAny")[0]]["text"][0])
-        return {"iou": score, "asked": float(asked.mean()), "found": float(found.mean()),
-                "outside": float(change.mean()) if change.size else 0.0}
+        return {
+            "iou": score,
+            "asked": float(asked.mean()),
+            "found": float(found.mean()),
+            "outside": float(change.mean()) if change.size else 0.0,
+        }
 
 
 def dilated(mask: np.ndarray, radius: int) -> np.ndarray:
     """bool [H, W], a square neighbourhood."""
     padded = np.pad(mask, radius)
-    shifts = [np.roll(padded, (dy, dx), (0, 1)) for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1)]
+    shifts = [
+        np.roll(padded, (dy, dx), (0, 1)) for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1)
+    ]
     return np.any(shifts, axis=0)[radius:-radius, radius:-radius]
 
 
@@ -110,10 +124,14 @@ def main() -> None:
         with dev.running_host(dev.find_or_make_install(), "bench") as host, Client(host.url) as client:
             rows = measure(client, args.scenes)
     for row in rows:
-        print(f"{row['scene']:3}  {row['source']:>16} -> {row['target']:<16} IoU {row['iou']:.2f}   asked {row['asked']:6.1%}   "
-              f"found {row['found']:6.1%}   change outside {row['outside']:.3f}")
+        print(
+            f"{row['scene']:3}  {row['source']:>16} -> {row['target']:<16} IoU {row['iou']:.2f}  asked {row['asked']:6.1%}  "
+            f"found {row['found']:6.1%}   change outside {row['outside']:.3f}"
+        )
     means = {key: float(np.mean([row[key] for row in rows])) for key in ("iou", "outside")}
-    print(f"mean IoU {means['iou']:.3f}; mean change outside the mask {means['outside']:.4f} of 255; {len(rows)} scenes")
+    print(
+        f"mean IoU {means['iou']:.3f}; mean change outside the mask {means['outside']:.4f} of 255; {len(rows)} scenes"
+    )
     args.report.write_text(json.dumps({"mean": means, "scenes": rows}, indent=2), encoding="utf-8")
 
 

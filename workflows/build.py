@@ -2,8 +2,8 @@
 
     python -m workflows.build --url http://127.0.0.1:8188
 
-A running ComfyUI with the pack (`python dev.py serve`) tells the order and kinds of every node's inputs, so that the files are
-what its page would save. Thumbnails and screenshots are made by `python -m workflows.shots`.
+A running ComfyUI with the pack (`python dev.py serve`) tells the order and kinds of every node's inputs, so that
+the files are what its page would save. Thumbnails and screenshots are made by `python -m workflows.shots`.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Sheet:
         )
 
     def add(self, kind: str, title: str = "", height: int = 0, **inputs) -> Node:
-        """Place a node. inputs: values for its widgets, `Output`s for its sockets and for widgets that are fed by a link."""
+        """Place a node. inputs: values for its widgets, `Output`s for its sockets and for linked widgets."""
         info = self.info[kind]
         known = info["input"].get("required", {}) | info["input"].get("optional", {})
         unknown = set(inputs) - set(known)

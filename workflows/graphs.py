@@ -42,7 +42,8 @@ def text_to_mask(s: Sheet) -> None:
     with s.column("2. Say what to select", "segment", 380):
         found = _segment(s, loader, photo, "\n".join((*THINGS, "blue heart")))
         s.note(
-            "Something that is not in the picture gives an **empty mask**, never an error. `name: synonym, synonym` asks for the "
+            "Something that is not in the picture gives an **empty mask**, never an error. `name: synonym, synonym` "
+            "asks for the "
             "same thing in several words. `steps`, `threshold` and `resolution` at 0 take the checkpoint's own values.",
             130,
         )
@@ -69,7 +70,8 @@ def semantic_map(s: Sheet) -> None:
         prompts = s.add("DiGSegPrompts", clip=loader["CLIP"], text="\n".join(THINGS))
         encoded = s.add("DiGSegEncodeImage", vae=loader["VAE"], image=photo["IMAGE"], model=loader["MODEL"])
         s.note(
-            "`preset` adds the class list of ADE20K, Cityscapes, Pascal VOC, Pascal Context, COCO-Stuff or LoveDA, for checkpoints "
+            "`preset` adds the class list of ADE20K, Cityscapes, Pascal VOC, Pascal Context, COCO-Stuff or LoveDA, "
+            "for checkpoints "
             "trained on photographs.",
             110,
         )
@@ -228,7 +230,8 @@ def _inpaint(s: Sheet, note: str, load, steps: int, cfg: float, prompt: str, gui
 
 
 PHOTO_HINT = (
-    "\n\nReplace the photo and the DiGSeg checkpoint by your own: the demo model knows coloured shapes only. The longer side of "
+    "\n\nReplace the photo and the DiGSeg checkpoint by your own: the demo model knows coloured shapes only. The "
+    "longer side of "
     "the photo should be about {size} px."
 )
 
@@ -240,7 +243,8 @@ def inpaint_sd15(s: Sheet) -> None:
 
     _inpaint(
         s,
-        "## Inpainting with Stable Diffusion 1.5\nNeeds in `ComfyUI/models/checkpoints`:\n- `sd-v1-5-inpainting.ckpt`\n\nAny "
+        "## Inpainting with Stable Diffusion 1.5\nNeeds in `ComfyUI/models/checkpoints`:\n- "
+        "`sd-v1-5-inpainting.ckpt`\n\nAny "
         "other SD 1.5 checkpoint works too; an inpainting one continues the surroundings better."
         + PHOTO_HINT.format(size=512),
         load,
@@ -257,7 +261,8 @@ def inpaint_sdxl(s: Sheet) -> None:
 
     _inpaint(
         s,
-        "## Inpainting with SDXL\nNeeds in `ComfyUI/models/checkpoints`:\n- `sd_xl_base_1.0.safetensors`\n\nDifferential "
+        "## Inpainting with SDXL\nNeeds in `ComfyUI/models/checkpoints`:\n- "
+        "`sd_xl_base_1.0.safetensors`\n\nDifferential "
         "Diffusion lets a plain text-to-image checkpoint follow a feathered mask." + PHOTO_HINT.format(size=1024),
         load,
         25,
@@ -277,7 +282,8 @@ def inpaint_flux_fill(s: Sheet) -> None:
 
     _inpaint(
         s,
-        "## Inpainting with Flux Fill\nNeeds:\n- `models/diffusion_models/flux1-fill-dev.safetensors`\n- `models/text_encoders/"
+        "## Inpainting with Flux Fill\nNeeds:\n- `models/diffusion_models/flux1-fill-dev.safetensors`\n- "
+        "`models/text_encoders/"
         "clip_l.safetensors`\n- `models/text_encoders/t5xxl_fp16.safetensors`\n- `models/vae/ae.safetensors`"
         + PHOTO_HINT.format(size=1024),
         load,
@@ -294,8 +300,10 @@ def uncertainty(s: Sheet) -> None:
         unet = s.add("DiGSegUNETLoader", "U-Net that starts from noise", checkpoint=DIFFUSION)
         photo = s.add("LoadImage", image=SCENE)
         s.note(
-            "## Where is the model unsure?\nFive noises give five masks; they are averaged, and where they disagree the map is "
-            "bright.\n\nOne-step checkpoints start from no noise and have no ensemble: this graph uses the diffusion one."
+            "## Where is the model unsure?\nFive noises give five masks; they are averaged, and where they disagree "
+            "the map is "
+            "bright.\n\nOne-step checkpoints start from no noise and have no ensemble: this graph uses the diffusion "
+            "one."
         )
     with s.column("2. Five noises", "segment", 380):
         found = s.add(
@@ -317,7 +325,8 @@ def uncertainty(s: Sheet) -> None:
     with s.column("5. Threshold sweep", "result", 420):
         s.add("PreviewImage", images=sweep["threshold sweep"], height=340)
         s.note(
-            "The hard mask stands in for the truth here, to show the plot. Connect a mask you trust (Load Image (as Mask)) to find "
+            "The hard mask stands in for the truth here, to show the plot. Connect a mask you trust (Load Image (as "
+            "Mask)) to find "
             "the best threshold for your checkpoint.",
             110,
         )
@@ -333,7 +342,8 @@ def video(s: Sheet) -> None:
         file = s.add("LoadVideo", file=CLIP)
         parts = s.add("GetVideoComponents", video=file[0])
         s.note(
-            "## Video\nFrames are segmented in chunks that fit the memory, with one progress bar. A frame's mask never depends on its "
+            "## Video\nFrames are segmented in chunks that fit the memory, with one progress bar. A frame's mask "
+            "never depends on its "
             "neighbours: same seed, same mask."
         )
     with s.column("2. Select in every frame", "segment", 380):
@@ -371,9 +381,12 @@ def stock_sampler(s: Sheet) -> None:
         unet = s.add("DiGSegUNETLoader", "U-Net that starts from noise", checkpoint=DIFFUSION)
         photo = s.add("LoadImage", image=SCENE)
         s.note(
-            "## ComfyUI's own samplers\nDiGSeg Conditioning ties the photo to the text; from there on any sampler works at "
-            "**cfg 1**.\n\nSamplerCustom with DiGSeg Scheduler visits the same noise levels as DiGSeg Sampler; KSampler with "
-            "`simple` does so when the steps divide 1000. The noise is the same too, so the masks agree with DiGSeg Sampler's "
+            "## ComfyUI's own samplers\nDiGSeg Conditioning ties the photo to the text; from there on any sampler "
+            "works at "
+            "**cfg 1**.\n\nSamplerCustom with DiGSeg Scheduler visits the same noise levels as DiGSeg Sampler; "
+            "KSampler with "
+            "`simple` does so when the steps divide 1000. The noise is the same too, so the masks agree with DiGSeg "
+            "Sampler's "
             "but for rounding.\n\nOne-step checkpoints start from no noise: they need DiGSeg Sampler.",
             240,
         )

@@ -1,8 +1,8 @@
-"""Draw the inputs that the example graphs need beside the demo scenes: a red circle to paint over, an aerial view, a short video.
+"""Draw what the example graphs need beside the demo scenes: a red circle to paint over, an aerial view, a short video.
 
     python -m workflows.inputs
 
-Uses the demo world's own brush (train/demo/world.py), so that the demo model knows what it sees. Everything is made from fixed seeds.
+Uses the demo world's own brush (train/demo/world.py), so that the demo model knows what it sees. All seeds are fixed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def stamp(
     radius: float,
     angle: float = 0.0,
 ) -> np.ndarray:
-    """Paint one object with its shadow over `image` (float [H, H, 3] in [0, 1], changed in place); returns its mask, bool [H, H]."""
+    """Paint one object with its shadow over `image`, float [H, H, 3] in [0, 1]; returns its mask, bool [H, H]."""
     size = image.shape[0]
     alpha = world._alpha(shape, size, x, y, radius, angle)
     image[:] = world._shadow(image, alpha, rng)
@@ -61,7 +61,7 @@ def red_circle() -> Image.Image:
 
 
 def aerial() -> Image.Image:
-    """Grassland from above with 36 small objects, 512 pixels square; half of them red circles, blue squares and yellow stars."""
+    """Grassland with 36 small objects, 512 pixels square; half are red circles, blue squares and yellow stars."""
     rng, side = np.random.default_rng(11), AERIAL_SIDE
     image = np.concatenate(
         [np.concatenate([background("grass.png", side // 2), background("grass.png", side // 2)[:, ::-1]], 1)] * 2

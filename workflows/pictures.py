@@ -1,6 +1,6 @@
-"""Run the example graphs and make their thumbnails (workflows/*.jpg) and the pictures of the nodes' help pages from what they show.
+"""Run the example graphs; make their thumbnails (workflows/*.jpg) and the help pages' pictures from what they show.
 
-    python -m workflows.pictures --url http://127.0.0.1:8188
+python -m workflows.pictures --url http://127.0.0.1:8188
 """
 
 from __future__ import annotations
@@ -24,17 +24,29 @@ SIDE, GAP, CAPTION = 256, 10, 30
 # graph: its thumbnail's panels, each (caption, node class, which of that class, which picture)
 PAINTED = [("photo", "LoadImage", 0, 0), ("red circle", "DiGSegPickMask", 0, 0)]
 THUMBNAILS = {
-    "text_to_mask": [("photo", "LoadImage", 0, 0), ("all prompts", "DiGSegSegment", 0, 0), ("red star", "DiGSegPickMask", 0, 0)],
+    "text_to_mask": [
+        ("photo", "LoadImage", 0, 0),
+        ("all prompts", "DiGSegSegment", 0, 0),
+        ("red star", "DiGSegPickMask", 0, 0),
+    ],
     "semantic_map": [("photo", "LoadImage", 0, 0), ("one class a pixel", "DiGSegSemanticMap", 0, 0)],
     "cutout": [("photo", "LoadImage", 0, 0), ("cut out", "SaveImage", 0, 0), ("elsewhere", "PreviewImage", 0, 0)],
     "inpaint_demo": [*PAINTED, ("blue square", "SaveImage", 0, 0), ("found again", "DiGSegSegment", 1, 0)],
     "inpaint_sd15": PAINTED,
     "inpaint_sdxl": PAINTED,
     "inpaint_flux_fill": PAINTED,
-    "uncertainty": [("photo", "LoadImage", 0, 0), ("where it is unsure", "DiGSegUncertainty", 0, 0), ("", "PreviewImage", 0, 0)],
+    "uncertainty": [
+        ("photo", "LoadImage", 0, 0),
+        ("where it is unsure", "DiGSegUncertainty", 0, 0),
+        ("", "PreviewImage", 0, 0),
+    ],
     "video": [(f"frame {n + 1}", "DiGSegSegment", 0, n) for n in (0, 8, 16, 23)],
     "tiled_aerial": [("as a whole", "DiGSegSegment", 0, 0), ("in tiles", "DiGSegSegment", 1, 0)],
-    "stock_sampler": [("photo", "LoadImage", 0, 0), ("SamplerCustom", "DiGSegPickMask", 0, 0), ("KSampler", "DiGSegPickMask", 1, 0)],
+    "stock_sampler": [
+        ("photo", "LoadImage", 0, 0),
+        ("SamplerCustom", "DiGSegPickMask", 0, 0),
+        ("KSampler", "DiGSegPickMask", 1, 0),
+    ],
 }
 BADGES = {"inpaint_sd15": "SD 1.5 inpainting", "inpaint_sdxl": "SDXL", "inpaint_flux_fill": "Flux Fill"}
 
@@ -45,10 +57,11 @@ PAGES = {
     "DiGSegLoraLoader": ("text_to_mask", [("photo", "LoadImage", 0, 0), ("one mask", "DiGSegPickMask", 0, 0)]),
     "DiGSegBaseLoader": ("inpaint_demo", [("photo", "LoadImage", 0, 0), ("blue square painted", "SaveImage", 0, 0)]),
     "DiGSegPrompts": ("semantic_map", [("photo", "LoadImage", 0, 0), ("four prompts", "DiGSegSemanticMap", 0, 0)]),
-    "DiGSegEncodeImage": ("tiled_aerial", [("tile 0: as a whole", "DiGSegSegment", 0, 0), ("tile 128", "DiGSegSegment", 1, 0)]),
+    "DiGSegEncodeImage": ("tiled_aerial", [("tile 0", "DiGSegSegment", 0, 0), ("tile 128", "DiGSegSegment", 1, 0)]),
     "DiGSegSampler": ("uncertainty", [("photo", "LoadImage", 0, 0), ("mean of five noises", "DiGSegPickMask", 1, 0)]),
     "DiGSegDecodeMasks": ("uncertainty", [("soft", "DiGSegPickMask", 1, 0), ("hard", "DiGSegPickMask", 0, 0)]),
-    "DiGSegSegment": ("text_to_mask", [("photo", "LoadImage", 0, 0), ("overlay", "DiGSegSegment", 0, 0), ("union", "MaskPreview", 0, 0)]),
+    "DiGSegSegment": ("text_to_mask", [("photo", "LoadImage", 0, 0), ("overlay", "DiGSegSegment", 0, 0),
+                                       ("union", "MaskPreview", 0, 0)]),
     "DiGSegPickMask": ("text_to_mask", [("masks", "DiGSegSegment", 0, 0), ("names: red star", "DiGSegPickMask", 0, 0)]),
     "DiGSegSemanticMap": ("semantic_map", [("photo", "LoadImage", 0, 0), ("map", "DiGSegSemanticMap", 0, 0)]),
     "DiGSegUncertainty": ("uncertainty", [("photo", "LoadImage", 0, 0), ("heat map", "DiGSegUncertainty", 0, 0)]),
@@ -83,7 +96,13 @@ class Shown:
         draw, x = ImageDraw.Draw(canvas), GAP
         for caption, picture in pictures:
             canvas.paste(picture, (x, GAP))
-            draw.text((x + picture.width / 2, SIDE + GAP + CAPTION / 2 + 4), caption, TEXT, ImageFont.load_default(17), anchor="mm")
+            draw.text(
+                (x + picture.width / 2, SIDE + GAP + CAPTION / 2 + 4),
+                caption,
+                TEXT,
+                ImageFont.load_default(17),
+                anchor="mm",
+            )
             x += picture.width + GAP
         if badge:
             size = draw.textlength(badge, ImageFont.load_default(26))

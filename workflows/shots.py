@@ -1,8 +1,8 @@
-"""Open the example graphs in ComfyUI's real page, run them, and take a screenshot and a thumbnail of each.
+"""Open the example graphs in ComfyUI's real page, run them, and take a screenshot of each.
 
     python -m workflows.shots --url http://127.0.0.1:8188 --docs docs/img/workflows
 
-Needs Playwright's Python package and a Chromium. The thumbnail (workflows/<name>.jpg) is the last picture the graph shows.
+Needs Playwright's Python package and a Chromium.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ FIT = """() => {
     const view = {x: 70, y: 120, w: innerWidth - 90, h: innerHeight - 180};
     const scale = Math.min(view.w / (bounds[2] - bounds[0]), view.h / (bounds[3] - bounds[1]), 1.2);
     canvas.ds.scale = scale;
-    canvas.ds.offset = [view.x / scale - bounds[0] + (view.w / scale - bounds[2] + bounds[0]) / 2, view.y / scale - bounds[1]];
+    const middle = (view.w / scale - bounds[2] + bounds[0]) / 2;
+    canvas.ds.offset = [view.x / scale - bounds[0] + middle, view.y / scale - bounds[1]];
     canvas.setDirty(true, true);
 }"""
 OVERLAPS = """() => {

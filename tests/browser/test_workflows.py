@@ -1,4 +1,4 @@
-"""Every example graph in the real page: nothing missing, nothing red, nothing on top of anything else; one is run by its button.
+"""Every example graph in the real page: nothing missing, nothing overlapping; one is run there.
 
 That the page converts each graph to the prompt which tests/host/test_workflows.py executes is tested in test_page.py.
 """
@@ -15,7 +15,8 @@ from workflows.shots import FIT, OVERLAPS, run
 NAMES = sorted(path.stem for path in (dev.ROOT / "workflows").glob("*.json"))
 UNKNOWN = "() => app.graph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).map(n => n.type)"
 LOOSE = """() => app.graph.nodes.flatMap(node => (node.inputs ?? [])
-    .filter(input => input.link != null && !app.graph.links.get(input.link)).map(input => `${node.type}.${input.name}`))"""
+    .filter(input => input.link != null && !app.graph.links.get(input.link))
+    .map(input => `${node.type}.${input.name}`))"""
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,5 @@
 """What the page shows in English is what the nodes say, for all of them."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """Every node's help page explains all of its inputs and outputs and shows a picture that is there."""
+
 from __future__ import annotations
 
 import json

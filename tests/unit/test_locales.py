@@ -1,4 +1,5 @@
 """Every language says everything that English says, and says it."""
+
 from __future__ import annotations
 
 import json
@@ -37,6 +38,9 @@ def test_same_keys_as_english_and_no_text_missing(language, file):
 
 def test_chinese_is_chinese():
     english, chinese = read("en", "nodeDefs.json"), read("zh", "nodeDefs.json")
-    untranslated = [path for path, text in chinese.items()
-                    if path[-1] != "name" and (text == english[path] or not any("\u4e00" <= c <= "\u9fff" for c in text))]
+    untranslated = [
+        path
+        for path, text in chinese.items()
+        if path[-1] != "name" and (text == english[path] or not any("\u4e00" <= c <= "\u9fff" for c in text))
+    ]
     assert not untranslated

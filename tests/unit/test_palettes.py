@@ -1,4 +1,5 @@
 """Colours of classes are stable and can be told apart."""
+
 from __future__ import annotations
 
 import torch
