@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 WIDTH, MARGIN, GAP, PAD, RADIUS = 1600, 48, 20, 24, 18
-PHOTO, TILE, CAPTION, COLUMNS = 254, 208, 46, 4
+LARGE, SMALL, TILE, CAPTION, COLUMNS = 528, 254, 208, 46, 4
 PAGE, CARD, TEXT, FAINT = (16, 18, 24), (27, 30, 39), (238, 240, 246), (146, 152, 168)
-GOOD, NEW = (112, 214, 140), (255, 196, 92)
+GOOD, BAD, NEW = (112, 214, 140), (240, 120, 110), (255, 196, 92)
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,32 @@ def contact_sheet(title: str, subtitle: str, cards: list[Card]) -> Image.Image:
     return sheet
 
 
+def _rows(card: Card) -> int:
+    """Rows of tiles: the photo and one a prompt, five beside a small overlay or else four a row beside a large one."""
+    tiles = len(card.cuts) + 1
+    return 1 if tiles <= COLUMNS + 1 else -(-tiles // COLUMNS)
+
+
+def _side(card: Card) -> int:
+    return LARGE if _rows(card) > 1 else SMALL
+
+
 def _card_height(card: Card) -> int:
-    rows = -(-len(card.cuts) // COLUMNS)
-    return 2 * PAD + max(PHOTO, rows * (TILE + CAPTION) + (rows - 1) * GAP)
+    return 2 * PAD + _rows(card) * (TILE + CAPTION) + (_rows(card) - 1) * GAP
 
 
 def _draw_card(sheet: Image.Image, card: Card, top: int, height: int) -> None:
     ImageDraw.Draw(sheet).rounded_rectangle((MARGIN, top, WIDTH - MARGIN, top + height), RADIUS, CARD)
-    x, y = MARGIN + PAD, top + PAD
-    _paste(sheet, _cover(card.photo, PHOTO), x, y)
-    _paste(sheet, _overlay(card), x + PHOTO + GAP, y)
-    left = x + 2 * (PHOTO + GAP) + GAP // 2
-    step = (WIDTH - MARGIN - PAD - left + GAP) / COLUMNS
-    for number, cut in enumerate(card.cuts):
-        row, column = divmod(number, COLUMNS)
-        _draw_cut(sheet, card.photo, cut, round(left + column * step), y + row * (TILE + CAPTION + GAP))
+    x, y, columns = MARGIN + PAD, top + PAD, COLUMNS + (_rows(card) == 1)
+    _paste(sheet, _overlay(card, _side(card)), x, y)
+    left = x + _side(card) + GAP
+    step = (WIDTH - MARGIN - PAD - left + GAP) // columns
+    places = [(left + column * step, y + row * (TILE + CAPTION + GAP))
+              for row in range(_rows(card)) for column in range(columns)]
+    _paste(sheet, _cover(card.photo, TILE), *places[0])
+    ImageDraw.Draw(sheet).text((places[0][0], places[0][1] + TILE + 3), card.name, FAINT, _font(20))
+    for cut, place in zip(card.cuts, places[1:], strict=False):
+        _draw_cut(sheet, card.photo, cut, *place)
 
 
 def _draw_cut(sheet: Image.Image, photo: Image.Image, cut: Cut, x: int, y: int) -> None:
@@ -73,17 +84,23 @@ def _draw_cut(sheet: Image.Image, photo: Image.Image, cut: Cut, x: int, y: int) 
     draw = ImageDraw.Draw(sheet)
     draw.ellipse((x, y + TILE + 9, x + 12, y + TILE + 21), cut.colour)
     draw.text((x + 20, y + TILE + 3), _fitting(cut.prompt, TILE - 20, _font(20)), TEXT, _font(20))
-    figure, colour = (f"IoU {cut.iou:.2f}", GOOD) if cut.present else (f"not there: {cut.coverage:.1%} lit", FAINT)
-    draw.text((x + 20, y + TILE + 27), figure, colour, _font(17))
+    draw.text((x + 20, y + TILE + 27), *_figure(cut), _font(17))
     if cut.held_out:
         draw.text((x + TILE, y + TILE + 27), "never trained", NEW, _font(17), anchor="ra")
 
 
-def _overlay(card: Card) -> Image.Image:
-    picture = _cover(card.photo, PHOTO)
+def _figure(cut: Cut) -> tuple[str, tuple[int, int, int]]:
+    """The figure below a tile and its colour: green where the mask is right."""
+    if cut.present:
+        return f"IoU {cut.iou:.2f}", GOOD if cut.iou >= 0.5 else BAD
+    return ("not there: empty", GOOD) if cut.coverage == 0 else (f"not there: {cut.coverage:.1%} lit", BAD)
+
+
+def _overlay(card: Card, size: int) -> Image.Image:
+    picture = _cover(card.photo, size)
     for cut in card.cuts:
         tint = Image.blend(picture, Image.new("RGB", picture.size, cut.colour), 0.45)
-        picture = _outlined(Image.composite(tint, picture, _smooth(cut.mask, PHOTO)), cut.mask, cut.colour)
+        picture = _outlined(Image.composite(tint, picture, _smooth(cut.mask, size)), cut.mask, cut.colour)
     return picture
 
 
