@@ -1,4 +1,4 @@
-"""Peak memory and seconds of loading a full SD 2.1-sized fp16 checkpoint, beside ComfyUI's own loader on an equal file.
+"""Peak memory and processor seconds of loading a full SD 2.1-sized fp16 checkpoint, beside ComfyUI's own loader on an equal file.
 
 Weights are constants made on the fly. Every measurement runs in a process of its own; `held` is what stays in memory
 after loading, `after unloading` what is left when the models are dropped. python benchmarks/load_memory.py --report F
@@ -22,16 +22,23 @@ ALLOWED_COPIES = 1.3
 
 def peak_bytes() -> int:
     """Largest resident set of this process so far, file mappings included."""
+    if resident_bytes():
+        return _status("VmHWM")  # of this program alone; ru_maxrss also remembers the process that started it
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def resident_bytes() -> int:
     """Resident set of this process now, without file mappings (Linux only, elsewhere 0)."""
+    return _status("RssAnon")
+
+
+def _status(field: str) -> int:
+    """A figure of this process from Linux's /proc in bytes; 0 elsewhere."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return 0
-    line = next(line for line in status.read_text("utf-8").splitlines() if line.startswith("RssAnon"))
+    line = next(line for line in status.read_text("utf-8").splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
@@ -114,13 +121,13 @@ def measure(kind: str, file: Path, flags: list[str]) -> dict:
 
     from digseg_nodes.core.checkpoint import open_checkpoint
 
-    before, baseline, started = resident_bytes(), peak_bytes(), time.perf_counter()
+    before, baseline, started = resident_bytes(), peak_bytes(), time.process_time()
     if kind == "ours":
         opened = open_checkpoint(file)
         loaded = [host.load_model(opened), host.load_clip(opened), host.load_vae(opened)]
     else:
         loaded = list(comfy.sd.load_checkpoint_guess_config(str(file))[:3])
-    seconds, held = time.perf_counter() - started, resident_bytes() - before
+    seconds, held = time.process_time() - started, resident_bytes() - before
     modules = (loaded[0].model, loaded[1].cond_stage_model, loaded[2].first_stage_model)
     model = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
     peak = peak_bytes() - baseline

@@ -41,10 +41,16 @@ class Case:
 
 def make_case(host, family: str, folder: Path) -> Case:
     """Random networks of one family, saved as a DiGSeg checkpoint and loaded by the host."""
-    from tests.parity.builders import SCHEDULERS, make_text, make_unet, make_vae, write_checkpoint
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from tests.parity.builders import SCHEDULERS, TEXTS, UNETS, fill_quickly, make_vae, write_checkpoint
 
     kind, layout = FAMILIES[family]
-    unet, vae, text = make_unet(layout), make_vae("sd"), make_text(layout)
+    tokens = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+    unet = fill_quickly(lambda: UNet2DConditionModel(sample_size=64, in_channels=8, **UNETS[layout]), 0)
+    text = fill_quickly(lambda: CLIPTextModel(CLIPTextConfig(**tokens, **TEXTS[layout])), 2)
+    vae = make_vae("sd")
     opened = write_checkpoint(folder / f"{family}.safetensors", unet, vae, text, SCHEDULERS[kind], resolution=SIZE)
     return Case(unet, vae, text, SCHEDULERS[kind], opened, host.load_model(opened), host.load_clip(opened),
                 host.load_vae(opened))
@@ -67,12 +73,14 @@ def compare(host, case: Case, steps: list[int]) -> dict[str, float]:
     errors = {"text encoder": deviation(our_words, words), "VAE encode": deviation(our_image, image),
               "VAE decode": deviation(host.decode(case.host_vae, image), case.vae.decode(image).sample),
               "U-Net": deviation(native, case.unet(torch.cat([image * SCALE, noise], 1), t, words).sample)}
+    print(errors, flush=True)
     for n in steps:
         ours = host.sample(case.model, our_words, our_image, noise, ddim_schedule(case.scheduler, n))
         reference = reference_ddim(case.unet, words, image * SCALE, noise, case.scheduler, n)
         errors[f"{n} steps"] = deviation(ours * SCALE, reference)
         mask = soft_mask(case.vae.decode(reference / SCALE).sample)
         errors[f"image and text to mask, {n} steps"] = deviation(soft_mask(host.decode(case.host_vae, ours)), mask)
+        print(n, "steps", errors[f"{n} steps"], "mask", errors[f"image and text to mask, {n} steps"], flush=True)
     return errors
 
 
