@@ -96,8 +96,9 @@ def telling_lines(log: Path, count: int = 25) -> list[str]:
 def exit_on_signals() -> None:
     """Turn SIGTERM and SIGHUP into SystemExit, so that every `finally` runs and no ComfyUI is left behind."""
     for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, frame: sys.exit(128 + number))
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 def child_environment() -> dict[str, str]:
