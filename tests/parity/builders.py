@@ -65,7 +65,8 @@ def fill_quickly(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         if tensor.ndim == 1 and name.endswith("weight"):
             tensor.add_(1.0)  # norms
     for name, buffer in module.named_buffers():
-        buffer.copy_(torch.arange(buffer.numel()).view(buffer.shape) if name.endswith("position_ids") else torch.zeros_like(buffer))
+        positions = name.endswith("position_ids")
+        buffer.copy_(torch.arange(buffer.numel()).view(buffer.shape) if positions else torch.zeros_like(buffer))
     return module
 
 
