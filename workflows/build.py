@@ -21,12 +21,11 @@ HERE = Path(__file__).resolve().parent
 GAP_X, GAP_Y, PAD, TITLE, GROUP_TITLE = 50, 50, 20, 30, 46
 SLOT, WIDGET, TEXT_BOX, PICTURE = 20, 24, 110, 240
 COLOURS = {
-    "load": "#3f5159",
-    "segment": "#335533",
-    "result": "#333355",
-    "paint": "#553355",
-    "note": "#432",
-    "check": "#533",
+    "load": "#3f789e",
+    "segment": "#88AA88",
+    "result": "#8888AA",
+    "paint": "#a1309b",
+    "check": "#b58b2a",
 }
 PICTURE_NODES = (
     "LoadImage",
