@@ -23,11 +23,11 @@ def measure(count: int) -> dict:
     import torch
 
     from benchmarks.load_memory import boot, peak_bytes, resident_bytes
+    from tests.parity.builders import SCHEDULERS, make_unet, make_vae, write_checkpoint
 
-    host = boot([])
+    host = boot([])  # after the import above: ComfyUI has a package `tests` of its own
     from digseg_nodes import segmentation
     from digseg_nodes.core.encoded import EncodedPrompts
-    from tests.parity.builders import SCHEDULERS, make_unet, make_vae, write_checkpoint
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():

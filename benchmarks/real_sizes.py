@@ -19,6 +19,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from tests.parity import builders  # noqa: E402 (before ComfyUI, which has a package `tests` of its own)
+from tests.parity.builders import deviation, reference_ddim  # noqa: E402
+
 SCALE = 0.18215
 BOUND = 1e-4
 SIZE = 64
@@ -44,15 +47,13 @@ def make_case(host, family: str, folder: Path) -> Case:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from tests.parity.builders import SCHEDULERS, TEXTS, UNETS, fill_quickly, make_vae, write_checkpoint
-
     kind, layout = FAMILIES[family]
     tokens = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
-    unet = fill_quickly(lambda: UNet2DConditionModel(sample_size=64, in_channels=8, **UNETS[layout]), 0)
-    text = fill_quickly(lambda: CLIPTextModel(CLIPTextConfig(**tokens, **TEXTS[layout])), 2)
-    vae = make_vae("sd")
-    opened = write_checkpoint(folder / f"{family}.safetensors", unet, vae, text, SCHEDULERS[kind], resolution=SIZE)
-    return Case(unet, vae, text, SCHEDULERS[kind], opened, host.load_model(opened), host.load_clip(opened),
+    unet = builders.fill_quickly(lambda: UNet2DConditionModel(sample_size=64, in_channels=8, **builders.UNETS[layout]), 0)
+    text = builders.fill_quickly(lambda: CLIPTextModel(CLIPTextConfig(**tokens, **builders.TEXTS[layout])), 2)
+    vae, scheduler = builders.make_vae("sd"), builders.SCHEDULERS[kind]
+    opened = builders.write_checkpoint(folder / f"{family}.safetensors", unet, vae, text, scheduler, resolution=SIZE)
+    return Case(unet, vae, text, scheduler, opened, host.load_model(opened), host.load_clip(opened),
                 host.load_vae(opened))
 
 
@@ -61,7 +62,6 @@ def compare(host, case: Case, steps: list[int]) -> dict[str, float]:
     from digseg_nodes.core.ddim import initial_noise
     from digseg_nodes.core.masks import soft_mask
     from digseg_nodes.core.schedule import ddim_schedule
-    from tests.parity.builders import deviation, reference_ddim
 
     pixels = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     ids = [t for t, _ in next(iter(case.host_clip.tokenize("a red (circle)", disable_weights=True).values()))[0]]
@@ -92,7 +92,6 @@ def against_marigold(host, case: Case) -> float:
     from digseg_nodes.core.ddim import initial_noise
     from digseg_nodes.core.masks import soft_mask
     from digseg_nodes.core.schedule import ddim_schedule
-    from tests.parity.builders import deviation
     from train.tokenizer import clip_tokenizer
 
     pipe = MarigoldDepthPipeline(case.unet, case.vae, DDIMScheduler.from_config(case.scheduler), case.text, clip_tokenizer())
@@ -115,7 +114,6 @@ def against_instruct_nodes(host, case: Case, folder: Path) -> float:
 
     from digseg_nodes.core.ddim import initial_noise
     from digseg_nodes.core.schedule import ddim_schedule
-    from tests.parity.builders import deviation
     from train.layouts import write_ldm
 
     parts = {c: case.opened.state_dict(c) for c in case.opened.components}
