@@ -43,13 +43,14 @@ def blueprint(info: dict) -> dict:
     """A graph in UI format that holds one subgraph and one node of it, as ComfyUI saves a blueprint."""
     sheet = Sheet(info)
     entries, exits = inside(sheet)
-    links = [dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), x, strict=True)) for x in sheet.links]
+    keys = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    links = [dict(zip(keys, link, strict=True)) for link in sheet.links]
     inputs, outputs = [], []
     for slot, (label, node, name) in enumerate(entries):
         index, socket = next((i, s) for i, s in enumerate(node["inputs"]) if s["name"] == name)
         socket["link"] = len(links) + 1
-        links.append({"id": socket["link"], "origin_id": ENTRY, "origin_slot": slot, "target_id": node["id"], "target_slot": index,
-                      "type": socket["type"]})  # fmt: skip
+        links.append({"id": socket["link"], "origin_id": ENTRY, "origin_slot": slot, "target_id": node["id"],
+                      "target_slot": index, "type": socket["type"]})  # fmt: skip
         inputs.append({"id": identity(f"in {label}"), "name": label, "type": socket["type"], "linkIds": [socket["link"]],
                        "pos": {"0": -140, "1": 100 + SLOT * slot}})  # fmt: skip
     for slot, (label, output) in enumerate(exits):

@@ -39,6 +39,9 @@ PICTURE_NODES = (
     "DiGSegSemanticMap",
     "DiGSegUncertainty",
     "DiGSegCompareMasks",
+    "DiGSegSampler",
+    "KSampler",
+    "SamplerCustom",
 )
 
 

@@ -47,7 +47,7 @@ FIT = """() => {
         bounds[0] = Math.min(bounds[0], box[0]); bounds[1] = Math.min(bounds[1], box[1]);
         bounds[2] = Math.max(bounds[2], box[0] + box[2]); bounds[3] = Math.max(bounds[3], box[1] + box[3]);
     }
-    const view = {x: 70, y: 120, w: innerWidth - 90, h: innerHeight - 180};
+    const view = {x: 70, y: 150, w: innerWidth - 90, h: innerHeight - 210};
     const scale = Math.min(view.w / (bounds[2] - bounds[0]), view.h / (bounds[3] - bounds[1]), 1.2);
     canvas.ds.scale = scale;
     const middle = (view.w / scale - bounds[2] + bounds[0]) / 2;
