@@ -125,6 +125,13 @@ def _soft_edge(s: Sheet, mask: Node, grow: int, blur: int) -> Node:
     return s.add("ImageToMask", image=blurred[0], channel="red")
 
 
+def _select(s: Sheet, loader: Node, photo: Node) -> Node:
+    with s.column("2. Say what to replace", "segment", 340):
+        found = _segment(s, loader, photo, PAINT_FROM)
+    with s.column("3. Take its mask", "segment", 320):
+        return s.add("DiGSegPickMask", names="", masks=found["masks"])
+
+
 def inpaint_demo(s: Sheet) -> None:
     loader, photo = _load(
         s,
@@ -133,17 +140,16 @@ def inpaint_demo(s: Sheet) -> None:
         f"**{PAINT_TO}** into it with the small text-to-image model that comes with the pack\n4. segment "
         f"**{PAINT_TO}** in the result and measure how well it fills the region.",
     )
-    with s.column("2. Select", "segment", 340):
-        mask = s.add("DiGSegPickMask", names="", masks=_segment(s, loader, photo, PAINT_FROM)["masks"])
-    with s.column("3. Grow and feather", "segment", 260):
+    mask = _select(s, loader, photo)
+    with s.column("4. Grow and feather", "segment", 260):
         soft = _soft_edge(s, mask, 3, 2)
         s.note("Where this mask is 0 the photo stays as it is, to the last bit.", 70)
     s.row()
-    with s.column("4. Paint", "paint", 320):
+    with s.column("5. Text and model", "paint", 320):
         base = s.add("DiGSegBaseLoader", checkpoint=BASE)
         positive = s.add("CLIPTextEncode", "What to paint", clip=base["CLIP"], text=f"a {PAINT_TO}")
         negative = s.add("CLIPTextEncode", "What not to paint", clip=base["CLIP"], text=PAINT_FROM)
-    with s.column("5. Sample inside the mask", "paint", 320):
+    with s.column("6. Paint inside the mask", "paint", 320):
         encoded = s.add("VAEEncode", pixels=photo["IMAGE"], vae=base["VAE"])
         masked = s.add("SetLatentNoiseMask", samples=encoded[0], mask=soft[0])
         painted = s.add(
@@ -160,7 +166,7 @@ def inpaint_demo(s: Sheet) -> None:
             denoise=1.0,
         )
         pixels = s.add("VAEDecode", samples=painted[0], vae=base["VAE"])
-    with s.column("6. Keep everything else", "paint", 320):
+    with s.column("7. Keep everything else", "paint", 320):
         result = s.add(
             "ImageCompositeMasked",
             "Photo outside, paint inside",
@@ -169,10 +175,11 @@ def inpaint_demo(s: Sheet) -> None:
             mask=soft[0],
         )
         s.add("SaveImage", images=result[0], filename_prefix="digseg/inpaint")
-    with s.column("7. Is it there now?", "check", 340):
+    with s.column("8. Is it there now?", "check", 340):
         again = _segment(s, loader, result, PAINT_TO)
-    with s.column("8. Measure", "check", 320):
+    with s.column("9. Its mask", "check", 320):
         there = s.add("DiGSegPickMask", masks=again["masks"], names=PAINT_TO)
+    with s.column("10. Measure", "check", 320):
         scores = s.add("DiGSegCompareMasks", prediction=there["mask"], truth=mask["mask"])
         s.add("PreviewAny", "IoU of what was asked and what is found", source=scores["IoU"])
 
@@ -180,22 +187,21 @@ def inpaint_demo(s: Sheet) -> None:
 def _inpaint(s: Sheet, note: str, load, steps: int, cfg: float, prompt: str, guidance: float = 0.0) -> None:
     """Segment, grow and feather, and paint with a full-size checkpoint through core nodes only."""
     loader, photo = _load(s, PAINT, note)
-    with s.column("2. Select", "segment", 340):
-        mask = s.add("DiGSegPickMask", names="", masks=_segment(s, loader, photo, PAINT_FROM)["masks"])
-    with s.column("3. Grow and feather", "segment", 280):
+    mask = _select(s, loader, photo)
+    with s.column("4. Grow and feather", "segment", 280):
         soft = _soft_edge(s, mask, 4, 4)
         s.note(
             "A hard mask leaves the old outline visible: grow it by 1 to 2 % of the picture, then blur by as much.", 90
         )
     s.row()
-    with s.column("4. Painting model", "paint", 340):
+    with s.column("5. Painting model", "paint", 340):
         model, clip, vae = load(s)
-    with s.column("5. Text", "paint", 320):
+    with s.column("6. Text", "paint", 320):
         positive = s.add("CLIPTextEncode", "What to paint", clip=clip, text=prompt)
         negative = s.add("CLIPTextEncode", "What not to paint", clip=clip, text="")
         if guidance:
             positive = s.add("FluxGuidance", conditioning=positive[0], guidance=guidance)
-    with s.column("6. Paint inside the mask", "paint", 320):
+    with s.column("7. Paint inside the mask", "paint", 320):
         model = s.add("DifferentialDiffusion", model=model)
         tied = s.add(
             "InpaintModelConditioning",
@@ -217,7 +223,7 @@ def _inpaint(s: Sheet, note: str, load, steps: int, cfg: float, prompt: str, gui
             sampler_name="euler",
             scheduler="normal",
         )
-    with s.column("7. Keep everything else", "result", 340):
+    with s.column("8. Keep everything else", "result", 340):
         pixels = s.add("VAEDecode", samples=painted[0], vae=vae)
         result = s.add(
             "ImageCompositeMasked",
