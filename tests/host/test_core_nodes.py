@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from digseg_nodes.core.lora_names import to_kohya
 from tests.parity.builders import SCHEDULERS, make_text, make_unet, make_vae, write_checkpoint
-from workflows.api import RunError
+from workflows.api import Client, RunError
 
 from .conftest import LOADER, PICK, SEGMENT, Graph, masks_of, node
 
@@ -57,9 +57,10 @@ def with_patch(graph: Graph, patch: dict) -> dict:
     return changed.prompt
 
 
-@pytest.fixture
-def plain(client, graph) -> np.ndarray:
-    return masks_of(client, client.run(graph.prompt))
+@pytest.fixture(scope="module")
+def plain(host, graph) -> np.ndarray:
+    with Client(host.url) as client:
+        return masks_of(client, client.run(graph.prompt))
 
 
 @pytest.mark.parametrize("name", PATCHES)
