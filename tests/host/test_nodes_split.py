@@ -18,7 +18,7 @@ from workflows.api import Client, Run, RunError
 from .conftest import node
 
 LOADER, PHOTO, SEGMENT, PICK, PROMPTS, ENCODE, SAMPLE, DECODE, PICK_STEPS, MAP = map(str, range(1, 11))
-TEXT = "red circle\nblue star: azure star, cobalt star\n(green) heart:1.3"
+TEXT = "red circle\n(blue) star:1.3: azure star"
 
 
 @pytest.fixture(scope="module")
