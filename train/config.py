@@ -114,6 +114,7 @@ class TrainConfig(Strict):
     workers: Annotated[int, Field(ge=0)] = 0
     encode_batch: Positive = 16
     log_every: Positive = 10
+    tensorboard: bool = False
     objective: Literal["diffusion", "end_to_end"] = "diffusion"
     target: Literal["binary", "overlay"] = "binary"
     prediction_type: Literal["epsilon", "v_prediction"] | None = None

@@ -26,7 +26,7 @@ from train.model import Networks, load_networks, open_base
 from train.pictures import save_grid
 from train.report import write_report
 from train.resume import check_same_run, latest_state, load_state, optimizer_tensors, restore_optimizer, save_state
-from train.runlog import RunLog, describe
+from train.runlog import RunLog, describe, scalars
 from train.sampling import Sampler
 from train.schedule import learning_rate
 from train.scores import Record, summarise
@@ -45,6 +45,7 @@ FREE_SETTINGS = {
     "workers",
     "encode_batch",
     "log_every",
+    "tensorboard",
 }
 """Settings that may change when a run is continued."""
 
@@ -64,8 +65,13 @@ class Trainer:
     def __init__(self, config: TrainConfig):
         self.config = config
         self.accelerator = Accelerator(
-            gradient_accumulation_steps=config.gradient_accumulation, mixed_precision=config.mixed_precision
+            gradient_accumulation_steps=config.gradient_accumulation,
+            mixed_precision=config.mixed_precision,
+            log_with="tensorboard" if config.tensorboard else None,
+            project_dir=config.output,
         )
+        if config.tensorboard:
+            self.accelerator.init_trackers("tensorboard")
         self.networks = load_base(config)
         self._place()
         self.batches = self._prepare_data()
@@ -130,6 +136,7 @@ class Trainer:
     def run(self) -> None:
         """Train from the last state in the run folder, or from the start, to the configured number of steps."""
         self.resume()
+        self.accelerator.print(footprint(self._parameters(), self.ema is not None))
         start, steps = self.progress.step, self.config.steps
         loader = DataLoader(self.batches, batch_size=None, sampler=range(start, steps), num_workers=self.config.workers)
         signal.signal(signal.SIGINT, self._stop)
@@ -141,7 +148,7 @@ class Trainer:
                 bar.update()
                 if self.progress.step % self.config.log_every == 0:
                     value = self.accelerator.reduce(loss, "mean").item()
-                    self.log.write({"step": self.progress.step, "loss": value, "lr": self.optimizer.param_groups[0]["lr"]})
+                    self._record({"loss": value, "lr": self.optimizer.param_groups[0]["lr"]})
                     bar.set_postfix(loss=f"{value:.4f}")
                 if self._after_step():
                     break
@@ -150,6 +157,12 @@ class Trainer:
                     self.accelerator.print(f"stopped after step {self.progress.step}; the same command goes on from here")
                     return
         self.finish()
+
+    def _record(self, values: dict) -> None:
+        """One line of log.jsonl, and its scalars for TensorBoard where it is asked for."""
+        self.log.write({"step": self.progress.step, **values})
+        if self.config.tensorboard:
+            self.accelerator.log(scalars(values), step=self.progress.step)
 
     def _stop(self, *_) -> None:
         """Ctrl-C and SIGTERM: finish the step, save, leave. A second one ends at once."""
@@ -214,7 +227,7 @@ class Trainer:
             self.progress, best=max(score, self.progress.best), since_best=0 if better else self.progress.since_best + 1
         )
         if self.accelerator.is_main_process:
-            self.log.write({"step": self.progress.step, "validation": summary})
+            self._record({"validation": summary})
             tqdm.write(describe(self.progress.step, summary))
             save_grid(config.output / "pictures" / f"step-{self.progress.step:08d}.png", pictures, config.export.threshold)
             write_report(config.output, f"{config.export.title}: {config.output.name}")
@@ -303,6 +316,13 @@ class Trainer:
             self.accelerator.print(f"wrote {path}; put it into ComfyUI/models/{folder}/")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+
+
+def footprint(parameters: list[torch.nn.Parameter], averaged: bool) -> str:
+    """What training needs at least: weights, gradients, two moments and the averages of the trained weights."""
+    trained = sum(parameter.numel() for parameter in parameters)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters) * (5 if averaged else 4)
+    return f"{trained / 1e6:.1f} million trained weights, {size / 2**30:.2f} GiB with what training keeps, plus activations"
 
 
 def load_base(config: TrainConfig) -> Networks:

@@ -40,3 +40,14 @@ def describe(step: int, summary: dict) -> str:
     for group, scores in summary["groups"].items():
         parts.append(f"{group} " + (f"fired {scores['fired']:.3f}" if "fired" in scores else f"mIoU {scores['miou']:.3f}"))
     return ", ".join(parts)
+
+
+def scalars(values: dict, prefix: str = "") -> dict[str, float]:
+    """Nested figures as flat names, e.g. validation/groups/seen/miou; per-class scores are left to report.html."""
+    out = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= scalars(value, f"{prefix}{key}/") if key != "classes" else {}
+        elif value is not None:
+            out[prefix + key] = float(value)
+    return out

@@ -54,6 +54,7 @@ def losses_or_less(run: Path) -> list[str]:
     return (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.timeout(900)  # four starts of the command
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_killed_and_continued_equals_uninterrupted_bit_for_bit(config_file, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
@@ -194,6 +195,13 @@ def test_masks_painted_on_the_photo(config_file):
     absent = table.absent > 0
     assert torch.equal(masks[table.mask[absent]], trainer.batches.images[table.image[absent]])  # nothing painted
     assert not torch.equal(masks[table.mask[~absent]], trainer.batches.images[table.image[~absent]])
+
+
+def test_tensorboard_gets_the_figures(config_file):
+    trainer = Trainer(load_config(config_file, ["steps=2", "validation.every=2", "tensorboard=true"]))
+    trainer.run()
+    events = list((trainer.config.output / "tensorboard").rglob("events*"))
+    assert any(b"validation/groups/seen/miou" in path.read_bytes() for path in events)
 
 
 def test_augmented_versions_are_cached_like_images(config_file):

@@ -1,0 +1,37 @@
+"""Two processes do what one does with twice the batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.config import load_config
+from train.loop import Trainer
+from train.resume import latest_state, load_state
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.timeout(900)  # three starts of the trainer
+def test_two_processes_equal_one_with_twice_the_batch(config_file, tmp_path):
+    settings = ["steps=3", "validation.every=3", "validation.images=3", "optimizer.max_grad_norm=null"]
+    one = Trainer(load_config(config_file, [*settings, "batch_size=4", f"output={tmp_path / 'one'}"]))
+    one.run()
+    script = [str(ROOT / "train/finetune.py"), "--config", str(config_file)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    line = [*launch, *settings, "batch_size=2", f"output={tmp_path / 'two'}"]
+    result = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    (first, _), (second, _) = (load_state(latest_state(tmp_path / run / "checkpoints")) for run in ("one", "two"))
+    moved = torch.cat([(first[name] - second[name]).abs().flatten() for name in first if name.startswith("unet.")])
+    assert moved.mean() < 1e-5  # Adam turns rounding of a gradient near zero into a whole step of a few weights
+    logs = [(tmp_path / run / "log.jsonl").read_text(encoding="utf-8").splitlines() for run in ("one", "two")]
+    assert [json.loads(line)["loss"] for line in logs[1][:3]] == pytest.approx(
+        [json.loads(line)["loss"] for line in logs[0][:3]], rel=1e-3
+    )
+    assert [json.loads(log[3])["validation"]["prompts"] for log in logs] == [6, 6]
