@@ -30,10 +30,11 @@ class Tab:
     def of_the_pack(self) -> list[str]:
         """The complaints that name the pack; the rest is the frontend's own business.
 
-        The page asks for a help page in the user's language first and takes <node>.md when there is none.
+        The page asks for a help page in the user's language first and takes <node>.md when there is none; and it asks
+        ComfyUI's registry about every node, which ComfyUI without API nodes forbids.
         """
         ours = [text for text in self.complaints if "digseg" in text.lower()]
-        return [text for text in ours if not re.search(r"/docs/\w+/\w+\.md", text)]
+        return [text for text in ours if not re.search(r"/docs/\w+/\w+\.md|https://api\.comfy\.org/", text)]
 
 
 def newest_frontend() -> Path:
