@@ -30,9 +30,9 @@ def _prompts(scene: Scene, number: int) -> list[tuple[str, str | None, bool]]:
     thing = scene.objects[number % len(scene.objects)]
     synonym = f"{SYNONYMS[thing.colour][0]} {SYNONYMS[thing.shape][0]}"
     out.append((synonym, thing.name, thing.held_out))
-    attribute = f"everything {thing.colour}" if number % 2 else f"the {thing.shape}"
+    attribute = f"the {thing.shape}" if number < 3 else f"everything {thing.colour}"
     out.append((attribute, attribute, False))
-    absent = next(text for text, kind in scene.absent.items() if kind == ("hard" if number % 2 else "random"))
+    absent = next(text for text, kind in scene.absent.items() if kind == "random")
     return [*out, (absent, None, tuple(absent.split()) in HELD_OUT)]
 
 
