@@ -2,8 +2,9 @@
 
     python train/demo/make_stack.py --out runs/demo-stack
 
-Runs on two CPU cores in a little over an hour with the committed configuration (train/configs/demo/stack.yaml). Every stage saves
-its state once a minute: after an interruption the same command goes on where it stopped, a finished stage is skipped.
+Takes about an hour and a half on two CPU cores with the committed configuration (train/configs/demo/stack.yaml). Every training
+stage saves its state once a minute: after an interruption the same command goes on where it stopped; a finished stage is skipped.
+The DiGSeg checkpoints then come from ``train/finetune.py`` with train/configs/demo/end_to_end.yaml and diffusion.yaml.
 ``--stage`` runs one stage alone (the stages before it must be finished).
 """
 
