@@ -29,7 +29,7 @@ def models(host):
     unet = make_unet("one_head_count")
     folder = host.base / "models"
     write_checkpoint(folder / "digseg" / "random.safetensors", unet, make_vae(), make_text(), SCHEDULERS["v_zero_snr"],
-                     resolution=64, default_steps=2)
+                     resolution=128, default_steps=2)  # 2 x 2 at the lowest level: one position has no attention to perturb
     tensors = _random_lora(unet)
     (folder / "loras").mkdir(exist_ok=True)
     save_file(to_kohya(tensors), folder / "loras" / "random.safetensors")
@@ -89,9 +89,9 @@ def test_model_sampling_that_says_the_same_changes_nothing(client, graph, plain)
 
 def test_tiled_vae(client, graph):
     prompt = {key: graph.prompt[key] for key in ("1", "2")} | {
-        "3": node("VAEEncodeTiled", pixels=["2", 0], vae=["1", 2], tile_size=64, overlap=32, temporal_size=64,
+        "3": node("VAEEncodeTiled", pixels=["2", 0], vae=["1", 2], tile_size=128, overlap=32, temporal_size=64,
                   temporal_overlap=8),
-        "4": node("VAEDecodeTiled", samples=["3", 0], vae=["1", 2], tile_size=64, overlap=32, temporal_size=64,
+        "4": node("VAEDecodeTiled", samples=["3", 0], vae=["1", 2], tile_size=128, overlap=32, temporal_size=64,
                   temporal_overlap=8),
         "5": node("PreviewImage", images=["4", 0])}
     assert len(client.run(prompt).outputs["5"]["images"]) == 1
