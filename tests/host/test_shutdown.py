@@ -29,7 +29,8 @@ def test_stopping_serve_stops_comfyui(how):
         assert serve.wait(30) == {signal.SIGINT: 130, signal.SIGTERM: 143}[how]
         assert dev.get_json(f"{url}/system_stats") is None
     finally:
-        serve.kill()
+        serve.terminate()  # not kill: nothing could shut its ComfyUI down then
+        serve.wait(30)
 
 
 def test_error_while_comfyui_runs_stops_it_and_removes_its_folder(install):
