@@ -251,13 +251,16 @@ def _fitted_photos(image: EncodedImage, frames: Tensor) -> Tensor:
 def segment(model, clip, vae, image: Tensor, prompts: list[Prompt], settings: SamplerSettings, resolution: int = 0,
             tile: int = 0, uncertainty: bool = False) -> masks.Masks:
     """All of it in one, with one progress bar: the same masks, bit for bit, as the four steps one by one."""
+    _check_image(image)
     config = host.config_of(model)
     resolution = resolution or default_resolution(model, vae)
+    frames = len(image) * (len(tiles.plan_tiles(image.shape[1], image.shape[2], tile).corners) if tile else 1)
+    members = settings.members(config)
+    calls = sum(len(p.wordings) for p in prompts) * members * len(settings.schedule(config))
+    decodes = len(prompts) * (1 + (members if uncertainty and members > 1 else 0))
+    progress = Progress(frames * (1 + calls + decodes))
     encoded_prompts = encode_prompts(clip, prompts)
-    encoded = encode_image(vae, image, resolution, tile)
-    calls = call_count(model, encoded_prompts, encoded, settings)
-    members = settings.members(config) if uncertainty and settings.members(config) > 1 else 0
-    progress = Progress(calls + len(encoded.latents) * len(prompts) * (1 + members))
+    encoded = encode_image(vae, image, resolution, tile, progress)
     latent = sample_masks(model, encoded_prompts, encoded, settings, progress)
     return decode_masks(vae, latent, uncertainty, progress)
 
