@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import host
 from .core import ddim, geometry, masks, schedule, tiles
+from .core.draw import to_picture
 from .core.encoded import EncodedImage, EncodedPrompts, MaskSource
 from .core.overlay_target import masks_from_pixels
 from .core.palettes import palette
@@ -249,8 +250,11 @@ def _fitted_photos(image: EncodedImage, frames: Tensor) -> Tensor:
 
 
 def segment(model, clip, vae, image: Tensor, prompts: list[Prompt], settings: SamplerSettings, resolution: int = 0,
-            tile: int = 0, uncertainty: bool = False) -> masks.Masks:
-    """All of it in one, with one progress bar: the same masks, bit for bit, as the four steps one by one."""
+            tile: int = 0, uncertainty: bool = False, threshold: float = 0.0) -> tuple[masks.Masks, Tensor]:
+    """All of it in one, with one progress bar: the same masks, bit for bit, as the four steps one by one.
+
+    Also returns `draw_overlay` of them, which becomes the last preview: a node keeps showing its last preview.
+    """
     _check_image(image)
     config = host.config_of(model)
     resolution = resolution or default_resolution(model, vae)
@@ -262,7 +266,10 @@ def segment(model, clip, vae, image: Tensor, prompts: list[Prompt], settings: Sa
     encoded_prompts = encode_prompts(clip, prompts)
     encoded = encode_image(vae, image, resolution, tile, progress)
     latent = sample_masks(model, encoded_prompts, encoded, settings, progress)
-    return decode_masks(vae, latent, uncertainty, progress)
+    found = decode_masks(vae, latent, uncertainty, progress)
+    overlay = draw_overlay(found, threshold)
+    progress.advance(0, to_picture(overlay[0]))
+    return found, overlay
 
 
 def draw_overlay(found: masks.Masks, threshold: float = 0.0) -> Tensor:

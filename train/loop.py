@@ -2,6 +2,7 @@
 
 import json
 import signal
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -139,10 +140,8 @@ class Trainer:
         self.accelerator.print(footprint(self._parameters(), self.ema is not None))
         start, steps = self.progress.step, self.config.steps
         loader = DataLoader(self.batches, batch_size=None, sampler=range(start, steps), num_workers=self.config.workers)
-        signal.signal(signal.SIGINT, self._stop)
-        signal.signal(signal.SIGTERM, self._stop)
         bar = tqdm(total=steps, initial=start, desc="training", unit="step", disable=not self.accelerator.is_main_process)
-        with bar:
+        with bar, self._finishing_steps():
             for batch in loader:
                 loss = self.step(batch)
                 bar.update()
@@ -163,6 +162,16 @@ class Trainer:
         self.log.write({"step": self.progress.step, **values})
         if self.config.tensorboard:
             self.accelerator.log(scalars(values), step=self.progress.step)
+
+    @contextmanager
+    def _finishing_steps(self):
+        """Ctrl-C and SIGTERM end the loop after the step in work; the handlers of before come back at the end."""
+        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def _stop(self, *_) -> None:
         """Ctrl-C and SIGTERM: finish the step, save, leave. A second one ends at once."""

@@ -35,7 +35,7 @@ class DiGSegSegment(io.ComfyNode):
     def execute(cls, model, clip, vae, image, text, seed, steps, ensemble, threshold, resolution, tile,
                 uncertainty) -> io.NodeOutput:
         settings = segmentation.SamplerSettings(seed, steps, ensemble)
-        found = segmentation.segment(model, clip, vae, image, parse_prompts(text), settings, resolution, tile, uncertainty)
+        found, overlay = segmentation.segment(model, clip, vae, image, parse_prompts(text), settings, resolution, tile,
+                                              uncertainty, threshold)
         united = masks.harden(masks.union(found.soft), threshold or found.threshold)
-        overlay = segmentation.draw_overlay(found, threshold)
         return io.NodeOutput(found, united, overlay, ui=ui.PreviewImage(overlay, cls=cls))
