@@ -345,7 +345,7 @@ def _hard(s: Sheet, found: Node, name: str) -> Node:
 def video(s: Sheet) -> None:
     with s.column("1. Video and model", "load"):
         loader = s.add("DiGSegCheckpointLoader", checkpoint=DEMO)
-        file = s.add("LoadVideo", file=CLIP)
+        file = s.add("LoadVideo", height=430, file=CLIP)  # the page makes it this high for the preview
         parts = s.add("GetVideoComponents", video=file[0])
         s.note(
             "## Video\nFrames are segmented in chunks that fit the memory, with one progress bar. A frame's mask "
