@@ -122,8 +122,8 @@ def test_cutout(finished):
     pasted, other = done.array("PreviewImage").astype(int), photo("scene-3.png").astype(int)
     outside = cut[..., 3] == 0
     assert outside.any() and np.abs(pasted - other)[outside].max() <= 1
-    inside = cut[..., 3] == 255
-    assert np.abs(pasted - photo(SCENE).astype(int))[inside].max() <= 1
+    inside = cut[..., 3] >= 250  # a blurred 1 comes back as 254 of 255: at most 5 parts of the background shine through
+    assert inside.any() and np.abs(pasted - photo(SCENE).astype(int))[inside].max() <= 6
 
 
 def test_inpaint_demo(finished):
