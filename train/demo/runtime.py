@@ -83,6 +83,27 @@ def save_state(path: Path, **parts) -> None:
     partial.replace(path)
 
 
+def _descend(modules: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, max_norm: float) -> None:
+    """One optimizer step on the gradients averaged over the processes and clipped."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    average_gradients(modules)
+    nn.utils.clip_grad_norm_(modules.parameters(), max_norm)
+    optimizer.step()
+
+
+def _restore(path: Path, modules: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, clock: Clock) -> None:
+    """Put a stage back to where its state file left it; nothing happens without one."""
+    if not path.exists():
+        return
+    state = torch.load(path, weights_only=True)
+    modules.load_state_dict(state["modules"])
+    ema.module.load_state_dict(state["ema"])
+    ema.updates = state["updates"]
+    optimizer.load_state_dict(state["optimizer"])
+    clock.load_state_dict(state["clock"])
+
+
 def train_stage(
     name: str,
     folder: Path,
@@ -106,13 +127,7 @@ def train_stage(
     generator = torch.Generator()
     ema = EMA(modules, decay)
     optimizer = torch.optim.AdamW(modules.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-3, foreach=True)
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        modules.load_state_dict(state["modules"])
-        ema.module.load_state_dict(state["ema"])
-        ema.updates = state["updates"]
-        optimizer.load_state_dict(state["optimizer"])
-        clock.load_state_dict(state["clock"])
+    _restore(path, modules, ema, optimizer, clock)
 
     def save() -> None:
         save_state(
@@ -126,11 +141,7 @@ def train_stage(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(peak, clock)
         loss, text = loss_of(generator, clock.progress)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(modules)
-        nn.utils.clip_grad_norm_(modules.parameters(), frozen_norm)
-        optimizer.step()
+        _descend(modules, optimizer, loss, frozen_norm)
         ema.update(modules)
         clock.tick()
         bar.update()
