@@ -60,8 +60,11 @@ def describe(checkpoint: Checkpoint) -> str:
     for component in checkpoint.components:
         tensors = checkpoint.state_dict(component)
         kinds = Counter(str(t.dtype).removeprefix("torch.") for t in tensors.values())
-        parts[component] = {"tensors": len(tensors), "parameters": sum(t.numel() for t in tensors.values()),
-                            "dtypes": dict(kinds)}
+        parts[component] = {
+            "tensors": len(tensors),
+            "parameters": sum(t.numel() for t in tensors.values()),
+            "dtypes": dict(kinds),
+        }
     modelspec = {k: v for k, v in checkpoint.metadata.items() if k.startswith("modelspec.")}
     return yaml.safe_dump({"parts": parts, "config": configured, "metadata": modelspec}, sort_keys=False)
 
@@ -79,9 +82,11 @@ def edited(config: CheckpointConfig, metadata: dict[str, str], edits: list[str])
         elif separator and not inner and name in known - {"unet", "vae", "text_encoder", "scheduler"}:
             config = replace(config, **{name: yaml.safe_load(text)})
         else:
-            raise CheckpointError(f"Cannot set {edit!r}. Write KEY=VALUE with one of: "
-                                  f"{', '.join(sorted(known - {'unet', 'vae', 'text_encoder', 'scheduler'}))}, "
-                                  f"{', '.join(MODELSPEC)}, or scheduler.NAME.")
+            raise CheckpointError(
+                f"Cannot set {edit!r}. Write KEY=VALUE with one of: "
+                f"{', '.join(sorted(known - {'unet', 'vae', 'text_encoder', 'scheduler'}))}, "
+                f"{', '.join(MODELSPEC)}, or scheduler.NAME."
+            )
     return config, metadata
 
 
@@ -94,8 +99,10 @@ def read_components(checkpoint: Checkpoint, components: Path | None, dtype: str 
         parts |= added
         config = replace(config, **{c: getattr(other.config, c) for c in added})
     if dtype:
-        parts = {c: {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in tensors.items()}
-                 for c, tensors in parts.items()}
+        parts = {
+            c: {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in tensors.items()}
+            for c, tensors in parts.items()
+        }
     return parts, config
 
 
@@ -107,8 +114,10 @@ def convert(arguments: argparse.Namespace) -> None:
         return
     layout = arguments.to or ("single" if arguments.target.suffix == ".safetensors" else "diffusers")
     if (layout == "diffusers") == (arguments.target.suffix == ".safetensors"):
-        raise CheckpointError(f"{arguments.target} does not fit --to {layout}: a diffusers folder has no suffix, the "
-                              "other layouts are one .safetensors file.")
+        raise CheckpointError(
+            f"{arguments.target} does not fit --to {layout}: a diffusers folder has no suffix, the "
+            "other layouts are one .safetensors file."
+        )
     parts, config = read_components(source, arguments.components, arguments.dtype)
     kept = {k: v for k, v in source.metadata.items() if k.startswith("modelspec.")}
     config, metadata = edited(config, kept, arguments.set)

@@ -24,13 +24,26 @@ Components = dict[str, dict[str, Tensor]]
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SCALE = 0.18215
-WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors",
-           "text_encoder": "model.safetensors"}
-CLASSES = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
-           "text_encoder": ["transformers", "CLIPTextModel"]}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+CLASSES = {
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+}
 ARCHITECTURES = {"text_encoder": {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}}
-SCHEDULER = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
-             "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "trailing", "clip_sample": False}
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+}
 
 
 def write_single(path: Path, components: Components, config: CheckpointConfig, metadata: dict[str, str]) -> None:
@@ -54,9 +67,15 @@ def write_folder(path: Path, components: Components, config: CheckpointConfig, m
     if "text_encoder" in components:
         _write_tokenizer(path / "tokenizer", config.text_encoder)
         index["tokenizer"] = ["transformers", "CLIPTokenizer"]
-    _write_json(path / "model_index.json", {
-        "_class_name": "MarigoldDepthPipeline", "default_denoising_steps": config.default_steps,
-        "default_processing_resolution": config.resolution, **index})
+    _write_json(
+        path / "model_index.json",
+        {
+            "_class_name": "MarigoldDepthPipeline",
+            "default_denoising_steps": config.default_steps,
+            "default_processing_resolution": config.resolution,
+            **index,
+        },
+    )
     _write_json(path / OWN_CONFIG, {"config": json.loads(config.to_json()), "metadata": metadata})
 
 
@@ -76,8 +95,9 @@ def write_ldm(path: Path, components: Components, config: CheckpointConfig, meta
     kept beside as it was, so that our loaders compute with the very same weights.
     """
     if config.unet["in_channels"] != 8:
-        raise CheckpointError("Only 8-channel models have an InstructPixToPix form; this one has "
-                              f"{config.unet['in_channels']} input channels.")
+        raise CheckpointError(
+            f"Only 8-channel models have an InstructPixToPix form; this one has {config.unet['in_channels']} input channels."
+        )
     unet = components["unet"]
     tensors = _renamed(unet, LDM_PREFIX["unet"], unet_modules(config.unet))
     tensors[LDM_CONV_IN] = unet["conv_in.weight"].clone()

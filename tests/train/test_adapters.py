@@ -1,12 +1,15 @@
 """The layouts of public data sets: class numbers, colours, single masks, COCO; unlabelled pixels; the ready-made YAMLs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
+from digseg_nodes.core.prompts import parse_prompts, preset_text
 from train.check_data import main as check_data
 from train.data.base import DataError
 from train.data.build import open_source, open_split
@@ -161,6 +164,40 @@ def test_ready_made_files_are_valid_and_name_what_is_missing(path):
     if config.train[0].type != "demo":
         with pytest.raises(DataError, match=r"no (folder|image folder|list)|No photo|no annotation"):
             open_source(config.train[0])
+
+
+def test_pascal_context_as_published(tmp_path):
+    root = tmp_path / "VOCdevkit/VOC2010"
+    photo(root / "JPEGImages/2008_000002.jpg")
+    photo(root / "JPEGImages/2008_000003.jpg")
+    (root / "trainval").mkdir()
+    numbers = np.zeros((40, 60), np.uint16)
+    numbers[LABELS == 1], numbers[LABELS == 2], numbers[0] = 427, 440, 1  # tv monitor, wall, accordion
+    savemat(root / "trainval/2008_000002.mat", {"LabelMap": numbers}, do_compression=True)
+    (root / "ImageSets/Main").mkdir(parents=True)
+    (root / "ImageSets/Main/train.txt").write_text("2008_000002\n", encoding="utf-8")
+    shutil.copy(CONFIGS / "pascal_context.yaml", tmp_path)
+    source = open_split(load_data(tmp_path / "pascal_context.yaml"), "train")[0][0]
+    sample = source.sample(0)
+    present = [query for query in sample.queries if query.mask is not None]
+    assert (len(source), len(source.class_names), len(sample.queries)) == (1, 59, 2 + 8)
+    assert [query.prompts for query in present] == [("tv monitor", "television"), ("wall",)]
+    assert np.array_equal(present[1].mask, LABELS == 2)
+    assert np.array_equal(sample.ignore, numbers == 0)
+    savemat(root / "trainval/2008_000002.mat", {"labels": numbers})
+    with pytest.raises(DataError, match="no variable 'LabelMap'"):
+        source.sample(0)
+    (root / "trainval/2008_000002.mat").write_bytes(b"no MATLAB file")
+    with pytest.raises(DataError, match="cannot be read as a MATLAB file"):
+        source.sample(0)
+
+
+def test_pascal_context_numbers_the_names_in_alphabetical_order():
+    """The publisher's list of 459 names is sorted, so the 59 of them must be too."""
+    classes = load_data(CONFIGS / "pascal_context.yaml").train[0].classes
+    names = sorted(classes, key=lambda name: name.replace(" ", ""))
+    assert sorted(classes, key=lambda name: classes[name]) == names
+    assert list(classes) == [prompt.name for prompt in parse_prompts(preset_text("pascal-context-59"))]
 
 
 def test_coco_stuff_numbers_skip_the_unused_ids():

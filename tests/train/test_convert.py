@@ -21,8 +21,18 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("source") / "full.safetensors"
-    write_checkpoint(path, make_unet("one_head_count"), make_vae(), make_text(), SCHEDULERS["v_zero_snr"],
-                     mask_target="overlay", threshold=0.3, resolution=64, class_names=["cat", "dog"], default_steps=3)
+    write_checkpoint(
+        path,
+        make_unet("one_head_count"),
+        make_vae(),
+        make_text(),
+        SCHEDULERS["v_zero_snr"],
+        mask_target="overlay",
+        threshold=0.3,
+        resolution=64,
+        class_names=["cat", "dog"],
+        default_steps=3,
+    )
     return path
 
 
@@ -37,11 +47,13 @@ def contents(path: Path):
 
 def same(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(
-        first[k].dtype == second[k].dtype and torch.equal(first[k], second[k]) for k in first)
+        first[k].dtype == second[k].dtype and torch.equal(first[k], second[k]) for k in first
+    )
 
 
-@pytest.mark.parametrize(("name", "layout"), [("copy.safetensors", "single"), ("folder", "diffusers"),
-                                              ("ldm.safetensors", "ldm")])
+@pytest.mark.parametrize(
+    ("name", "layout"), [("copy.safetensors", "single"), ("folder", "diffusers"), ("ldm.safetensors", "ldm")]
+)
 def test_there_and_back_is_bit_identical(tmp_path, source, name, layout):
     run(source, tmp_path / name, "--to", layout)
     between, between_tensors = contents(tmp_path / name)
@@ -108,8 +120,16 @@ def test_precision(tmp_path, source, dtype):
 def test_edit_in_place(tmp_path, source):
     path = tmp_path / "a.safetensors"
     run(source, path)
-    run(path, path, "--set", "threshold=0.4", "title=Road signs", "class_names=[sign, post]",
-        "scheduler.prediction_type=epsilon", "mask_target=binary")
+    run(
+        path,
+        path,
+        "--set",
+        "threshold=0.4",
+        "title=Road signs",
+        "class_names=[sign, post]",
+        "scheduler.prediction_type=epsilon",
+        "mask_target=binary",
+    )
     config, tensors = contents(path)
     assert (config.threshold, config.class_names, config.prediction_type) == (0.4, ["sign", "post"], "epsilon")
     assert config.mask_target == "binary"

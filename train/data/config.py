@@ -92,7 +92,8 @@ class PairedConfig(LabelledConfig):
 
 
 class IndexConfig(PairedConfig):
-    """Label files whose pixel values are class numbers, grey or palette (palettes are not looked at).
+    """Label files whose pixel values are class numbers: grey or palette images (palettes are not looked at), or MATLAB
+    files (.mat) with the numbers in `variable`.
 
     classes: names with their numbers ({sky: 3, tree: [4, 5]}), or a list of names numbered from `first` on, leaving
     out `skip`. preset: a class list of the nodes (digseg_nodes/core/presets/) instead, with its synonyms as phrases.
@@ -105,6 +106,7 @@ class IndexConfig(PairedConfig):
     first: int = 0
     skip: list[int] = []
     ignore: list[int] = []
+    variable: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -20,6 +20,21 @@ def read_image(path: Path, mode: str | None) -> np.ndarray:
         raise DataError(f"{path} cannot be read as an image ({error}). Replace or remove the file.") from error
 
 
+def read_matlab(path: Path, variable: str | None) -> np.ndarray:
+    """One variable of a MATLAB file, [H,W] for a label map."""
+    from scipy.io import loadmat  # needed by this layout only
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(path)
+    except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as error:
+        raise DataError(f"{path} cannot be read as a MATLAB file ({error}). Replace or remove the file.") from error
+    if variable not in content:
+        names = [name for name in content if not name.startswith("__")]
+        raise DataError(f"{path} has no variable {variable!r}, only {names}. Name the label map as `variable:`.")
+    return content[variable]
+
+
 def file_digest(*paths: Path) -> str:
     """SHA-256 over the contents of files; a missing file counts as such."""
     digest = hashlib.sha256()

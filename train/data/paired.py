@@ -7,7 +7,7 @@ import numpy as np
 
 from train.data.base import DataError, Sample, Source
 from train.data.config import BinaryConfig, ColourConfig, IndexConfig, PairedConfig
-from train.data.labelled import Wording, check_size, file_digest, read_image, settings_digest
+from train.data.labelled import Wording, check_size, file_digest, read_image, read_matlab, settings_digest
 
 Labels = tuple[dict[str, np.ndarray], np.ndarray | None]
 """Class masks and unlabelled pixels, bool [H,W] each; None when every pixel is labelled."""
@@ -87,7 +87,7 @@ class IndexSource(PairedSource):
     config: IndexConfig
 
     def labels(self, path: Path) -> Labels:
-        numbers = read_image(path, None)
+        numbers = read_matlab(path, self.config.variable) if path.suffix == ".mat" else read_image(path, None)
         if numbers.ndim != 2:
             raise DataError(f"{path} has {numbers.shape[-1]} channels; expected one channel of class numbers (type: colour?).")
         masks = {name: np.isin(numbers, wanted) for name, wanted in self.config.classes.items()}
