@@ -28,7 +28,7 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import Tensor
 
-from .core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
+from .core.checkpoint import END_TOKEN, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint, pad_token
 from .core.ddim import ddim_sample
 from .core.diffusers_folder import read_json
 from .core.draw import palette_png
@@ -341,9 +341,9 @@ def load_clip(checkpoint: Checkpoint):
 
 
 def _clip_target(config: dict):
-    """Host classes for a CLIPTextModel config: SD 1.x (quick_gelu, padded with the end token) or 2.x (gelu, with 0)."""
-    second = config.get("hidden_act") == "gelu"
-    tokens = {"start": 49406, "end": 49407, "pad": 0 if second else 49407}
+    """Host classes for a CLIPTextModel config: SD 1.x (padded with the end token) or 2.x (with 0)."""
+    tokens = {"start": 49406, "end": END_TOKEN, "pad": pad_token(config)}
+    second = tokens["pad"] == 0
     json_config = {**config, "eos_token_id": tokens["end"]}
 
     class Encoder(comfy.sd1_clip.SDClipModel):

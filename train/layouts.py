@@ -14,6 +14,7 @@ from digseg_nodes.core.checkpoint import (
     CheckpointConfig,
     CheckpointError,
     describe_config,
+    pad_token,
     save_checkpoint,
     write_safetensors,
 )
@@ -83,8 +84,7 @@ def _write_tokenizer(folder: Path, text_encoder: dict) -> None:
     from train.tokenizer import clip_tokenizer  # brings transformers along, which nothing else here needs
 
     tokenizer = clip_tokenizer()
-    second = text_encoder.get("hidden_act") == "gelu"  # SD 2.x pads with token 0
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0) if second else tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_token(text_encoder))
     tokenizer.save_pretrained(folder)
 
 

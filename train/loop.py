@@ -335,20 +335,47 @@ def footprint(parameters: list[torch.nn.Parameter], averaged: bool) -> str:
 
 
 def load_base(config: TrainConfig) -> Networks:
-    """The networks a configuration starts from; a LoRA needs a base that is a DiGSeg checkpoint already."""
-    if config.lora and open_base(config.base).config.unet.get("in_channels", 4) != 8:
-        raise CheckpointError(
-            f"{config.base} is a text-to-image base; `lora:` adapts a DiGSeg checkpoint. Fine-tune the base without "
-            "`lora:` first, or name a DiGSeg checkpoint as `base:`."
-        )
+    """The networks a configuration starts from, with the noise schedule it trains on."""
+    if config.lora:
+        check_lora_base(config)
     networks = load_networks(config.base, config.components, config.init, config.seed)
     networks.config = replace(networks.config, mask_target=config.target, scheduler=training_schedule(networks, config))
     return networks
 
 
+def check_lora_base(config: TrainConfig) -> None:
+    """Raises CheckpointError for a base that a LoRA cannot adapt: the nodes sample a LoRA as its base says."""
+    base = open_base(config.base).config
+    if base.unet.get("in_channels", 4) != 8:
+        raise CheckpointError(
+            f"{config.base} is a text-to-image base; `lora:` adapts a DiGSeg checkpoint. Fine-tune the base without "
+            "`lora:` first, or name a DiGSeg checkpoint as `base:`."
+        )
+    wanted = {"initial_noise": config.initial_noise}
+    found = {"initial_noise": base.initial_noise}
+    if config.objective == "end_to_end":
+        wanted |= {"default_steps": 1, "scheduler.timestep_spacing": "trailing"}
+        found |= {"default_steps": base.default_steps, "scheduler.timestep_spacing": spacing(base.scheduler)}
+    if found != wanted:
+        edits = " ".join(f"{key}={value}" for key, value in wanted.items())
+        raise CheckpointError(
+            f"{config.base} is sampled with {found}, and a LoRA cannot change that; `objective: {config.objective}` needs "
+            f"{wanted}. Train with the objective of the base, or make another base first: "
+            f"python train/convert.py {config.base} OTHER.safetensors --set {edits}"
+        )
+
+
+def spacing(scheduler: dict) -> str:
+    """How a scheduler config spaces its steps; trailing where it does not say."""
+    return scheduler.get("timestep_spacing", "trailing")
+
+
 def training_schedule(networks: Networks, config: TrainConfig) -> dict:
-    """The base's scheduler config with what the configuration changes about it."""
+    """The base's scheduler config with what the configuration changes about it. Models are sampled with trailing steps
+    (3.7); a LoRA is sampled as its base is."""
     scheduler = dict(networks.config.scheduler)
+    if not config.lora:
+        scheduler["timestep_spacing"] = "trailing"
     if config.prediction_type is not None:
         scheduler["prediction_type"] = config.prediction_type
     if config.zero_terminal_snr is not None:

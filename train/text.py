@@ -7,21 +7,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from digseg_nodes.core.checkpoint import END_TOKEN, pad_token
 from train.cache import RowStore, digest, fill
 from train.model import module_digest
 from train.tokenizer import tokenize
 
-OPENCLIP_WIDTH = 1024
-END_TOKEN = 49407
-
 
 def prompt_tokens(text_encoder, prompts: Sequence[str]) -> Tensor:
-    """Token ids int64 [N,77] padded as the encoder was trained: SD 1.x with the end token, SD 2.x (OpenCLIP) with 0."""
+    """Token ids int64 [N,77] padded as the encoder was trained and as the nodes pad: see `pad_token`."""
     tokens = tokenize(list(prompts))
-    if text_encoder.config.hidden_size != OPENCLIP_WIDTH:
-        return tokens
     ends = (tokens == END_TOKEN).int()
-    return tokens.masked_fill(ends.cumsum(1) - ends > 0, 0)
+    return tokens.masked_fill(ends.cumsum(1) - ends > 0, pad_token(text_encoder.config.to_dict()))
 
 
 @torch.no_grad()

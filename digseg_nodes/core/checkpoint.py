@@ -31,6 +31,13 @@ LDM_CONV_IN = "digseg.conv_in.weight"
 TEXT_PREFIX = "text_model."
 """`digseg.text_prefix` of an LDM file: what was put before the text encoder's names, as newer transformers omit it."""
 
+END_TOKEN = 49407
+
+
+def pad_token(text_encoder: dict) -> int:
+    """The token that fills prompts up to 77, by the text encoder's config: 0 for OpenCLIP's (gelu, SD 2.x), else the end."""
+    return 0 if text_encoder.get("hidden_act") == "gelu" else END_TOKEN
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:

@@ -15,6 +15,7 @@ from tests.parity.builders import (
     reference_ddim,
     write_checkpoint,
 )
+from train.text import prompt_tokens
 
 BOUND = 1e-4
 SCALE = 0.18215
@@ -127,6 +128,7 @@ def test_text_encoder(host, tmp_path, layout, pad):
         assert (ids[0], len(ids), ids[-1]) == (49406, 77, pad)
         assert ids.index(49407) == len(phrase.split()) + 1
         assert deviation(host.encode_text(clip, phrase), text(torch.tensor([ids]))[0]) <= BOUND
+        assert prompt_tokens(text, [phrase]).tolist() == [ids]  # the trainer's
 
 
 def test_long_text_is_cut(host, tmp_path):

@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from digseg_nodes.core.checkpoint import CheckpointError
-from tests.train.helpers import tiny_base, tiny_unet
+from digseg_nodes.core.schedule import ddim_schedule
+from tests.train.helpers import V_SCHEDULER, tiny_base, tiny_unet
+from train.config import load_config
+from train.loop import load_base
 from train.model import expand_conv_in, load_networks, open_base
+from train.text import prompt_tokens
 
 
 def test_widened_unet_equals_the_base_on_the_averaged_input():
@@ -46,3 +50,28 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     path.write_text("hello", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"notes\.safetensors"):
         open_base(path)
+
+
+@pytest.mark.parametrize("objective", ["diffusion", "end_to_end"])
+def test_a_model_that_spaced_its_steps_otherwise_is_recorded_as_trailing(config_file, tmp_path, objective):
+    """With leading spacing the one step of `end_to_end` would be asked at t = 1, where nothing was trained (method 3.7)."""
+    leading = {**V_SCHEDULER, "timestep_spacing": "leading", "steps_offset": 1}
+    base = tiny_base(tmp_path / "leading.safetensors", in_channels=8, scheduler=leading)
+    networks = load_base(load_config(config_file, [f"base={base}", f"objective={objective}"]))
+    assert ddim_schedule(networks.config.scheduler, 1).timesteps == [999]
+
+
+def test_a_lora_cannot_change_how_its_base_is_sampled(config_file, tmp_path):
+    leading = {**V_SCHEDULER, "timestep_spacing": "leading"}
+    base = tiny_base(tmp_path / "leading.safetensors", in_channels=8, scheduler=leading)
+    with pytest.raises(CheckpointError, match=r"initial_noise=zero default_steps=1 .*spacing=trailing"):
+        load_base(load_config(config_file, [f"base={base}", "lora={rank: 4}", "objective=end_to_end"]))
+
+
+@pytest.mark.parametrize(("activation", "pad"), [("quick_gelu", 49407), ("gelu", 0)])
+def test_prompts_are_padded_as_the_text_encoder_was_trained(base, activation, pad):
+    encoder = load_networks(base).text_encoder
+    encoder.config.hidden_act = activation
+    tokens = prompt_tokens(encoder, ["a red circle", ""])
+    assert tokens[0, :5].tolist()[-1] == 49407
+    assert tokens[0, 5:].unique().tolist() == tokens[1, 2:].unique().tolist() == [pad]
