@@ -1,6 +1,7 @@
-"""The pack under ComfyUI's memory and precision flags: each boots a host, segments, and is compared with the first.
+"""The pack under ComfyUI's memory and precision flags and in every weight_dtype, on the bundled model and its demo scenes.
 
-python benchmarks/host_flags.py --report F
+Boots a ComfyUI per flag and compares every mask with those of a ComfyUI without flags; likewise for every weight_dtype of
+Load DiGSeg U-Net. python benchmarks/host_flags.py --report F
 """
 
 import argparse
@@ -16,57 +17,71 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import dev  # noqa: E402
 from workflows.api import Client  # noqa: E402
+from workflows.demo import load_scenes  # noqa: E402
 
-FLAGS = [[], ["--cpu"], ["--lowvram"], ["--novram"], ["--force-fp16"], ["--fp8_e4m3fn-unet"], ["--bf16-unet"]]
-MODEL = "random.safetensors"
-
-
-def write_model(host: dev.Host) -> None:
-    """A small random checkpoint and a photo of noise in the host's own folders."""
-    from tests.parity.builders import SCHEDULERS, make_text, make_unet, make_vae, write_checkpoint
-
-    write_checkpoint(host.base / "models" / "digseg" / MODEL, make_unet("one_head_count"), make_vae(), make_text(),
-                     SCHEDULERS["v_zero_snr"], resolution=64, default_steps=2)
-    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(pixels).save(host.base / "input" / "noise.png")
+FLAGS = ("--cpu", "--lowvram", "--novram", "--force-fp16", "--fp16-unet", "--bf16-unet", "--fp8_e4m3fn-unet",
+         "--fp8_e5m2-unet", "--fp16-vae", "--bf16-vae", "--fp16-text-enc")  # fmt: skip
+WEIGHT_DTYPES = ("default", "fp32", "fp16", "bf16", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
+CHECKPOINT = "digseg-demo.safetensors"
+HALF = 127
+"""Grey level above which a pixel of a soft mask is selected; the bundled model's threshold is 0.5."""
 
 
-def soft_mask(url: str) -> np.ndarray:
-    """One soft mask through the nodes, then free_memory; uint8 [64,64]."""
-    prompt = {
-        "1": {"class_type": "DiGSegCheckpointLoader", "inputs": {"checkpoint": MODEL, "mask_target": "auto"}},
-        "2": {"class_type": "LoadImage", "inputs": {"image": "noise.png"}},
-        "3": {"class_type": "DiGSegSegment", "inputs": {
-            "model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "image": ["2", 0], "text": "a red circle", "seed": 0,
-            "steps": 0, "ensemble": 1, "threshold": 0.0, "resolution": 0, "tile": 0, "uncertainty": False}},
-        "4": {"class_type": "DiGSegPickMask", "inputs": {"masks": ["3", 0], "names": "", "mode": "soft",
-                                                         "threshold": 0.0, "invert": False}},
-        "5": {"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}},
-        "6": {"class_type": "MaskToImage", "inputs": {"mask": ["4", 0]}}}
-    with Client(url) as client:
-        run = client.run(prompt)
-        return np.asarray(Image.open(io.BytesIO(client.picture(run.outputs["5"]["images"][0]))).convert("L"))
+def node(kind: str, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
 
 
-def main() -> int:
-    """One line per flag: whether it ran, largest difference in grey levels, share of pixels on the other side of 0.5."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def masks(client: Client, weight_dtype: str = "default") -> np.ndarray:
+    """The soft masks of all demo scenes and prompts: uint8 [N, H, W]."""
+    found = []
+    for scene in load_scenes():
+        texts = list(dict.fromkeys(scene.texts))
+        prompt = {
+            "all": node("DiGSegCheckpointLoader", checkpoint=CHECKPOINT, mask_target="auto"),
+            "unet": node("DiGSegUNETLoader", checkpoint=CHECKPOINT, weight_dtype=weight_dtype, mask_target="auto"),
+            "photo": node("LoadImage", image=scene.image),
+            "segment": node("DiGSegSegment", model=["unet", 0], clip=["all", 1], vae=["all", 2], image=["photo", 0],
+                            text="\n".join(texts), seed=0, steps=0, ensemble=1, threshold=0.0, resolution=0, tile=0,
+                            uncertainty=False),
+        }  # fmt: skip
+        for number, text in enumerate(texts):
+            prompt[str(number)] = node(
+                "DiGSegPickMask", masks=["segment", 0], names=text, mode="soft", threshold=0.0, invert=False
+            )
+        shown = client.run(prompt).outputs
+        pictures = [client.picture(shown[str(number)]["images"][0]) for number in range(len(texts))]
+        found += [np.asarray(Image.open(io.BytesIO(png)).convert("L")) for png in pictures]
+    return np.stack(found)
+
+
+def difference(found: np.ndarray, plain: np.ndarray) -> dict[str, float]:
+    """Share of pixels on the other side of the threshold, and the largest difference in grey levels."""
+    return {
+        "flipped": float(((found > HALF) != (plain > HALF)).mean()),
+        "largest_difference": int(np.abs(found.astype(int) - plain).max()),
+    }
+
+
+def main() -> None:
+    """A line for every flag and weight_dtype; a flag with which ComfyUI or the pack does not run ends the program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", type=Path)
     args = parser.parse_args()
-    install, figures, first = dev.find_or_make_install(), {}, None
-    for flags in FLAGS:
-        with dev.running_host(install, "flags", extra=flags) as host:
-            write_model(host)
-            mask = soft_mask(host.url)
-        first = mask if first is None else first
-        figures[" ".join(flags) or "none"] = {
-            "largest_difference": int(np.abs(mask.astype(int) - first).max()),
-            "flipped": float(((mask > 127) != (first > 127)).mean())}
-        print(flags, figures[" ".join(flags) or "none"], flush=True)
+    install, figures = dev.find_or_make_install(), {}
+    with dev.running_host(install, "flags") as host, Client(host.url) as client:
+        plain = masks(client)
+        for dtype in WEIGHT_DTYPES:
+            figures[f"weight_dtype {dtype}"] = difference(masks(client, dtype), plain)
+            print(dtype, figures[f"weight_dtype {dtype}"], flush=True)
+    for flag in FLAGS:
+        with dev.running_host(install, "flags", extra=[flag]) as host, Client(host.url) as client:
+            figures[flag] = difference(masks(client), plain)
+        print(flag, figures[flag], flush=True)
+    print(f"{len(plain)} masks of {plain[0].size} pixels, {(plain > HALF).mean():.1%} of them selected")
+    figures["masks"], figures["pixels"] = len(plain), int(plain.size)
     if args.report:
         args.report.write_text(json.dumps(figures, indent=2), "utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

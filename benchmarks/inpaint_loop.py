@@ -47,10 +47,7 @@ def wish(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     others = [
         pair
         for pair in SEEN
-        if pair not in HELD_OUT
-        and pair[0] != largest.colour
-        and pair[1] != largest.shape
-        and " ".join(pair) not in scene.masks
+        if pair not in HELD_OUT and pair[0] != largest.colour and pair[1] != largest.shape and " ".join(pair) not in scene.masks
     ]
     return largest.name, " ".join(others[rng.integers(len(others))])
 
@@ -92,9 +89,7 @@ class Loop:
 def dilated(mask: np.ndarray, radius: int) -> np.ndarray:
     """bool [H, W], a square neighbourhood."""
     padded = np.pad(mask, radius)
-    shifts = [
-        np.roll(padded, (dy, dx), (0, 1)) for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1)
-    ]
+    shifts = [np.roll(padded, (dy, dx), (0, 1)) for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1)]
     return np.any(shifts, axis=0)[radius:-radius, radius:-radius]
 
 
@@ -129,9 +124,7 @@ def main() -> None:
             f"found {row['found']:6.1%}   change outside {row['outside']:.3f}"
         )
     means = {key: float(np.mean([row[key] for row in rows])) for key in ("iou", "outside")}
-    print(
-        f"mean IoU {means['iou']:.3f}; mean change outside the mask {means['outside']:.4f} of 255; {len(rows)} scenes"
-    )
+    print(f"mean IoU {means['iou']:.3f}; mean change outside the mask {means['outside']:.4f} of 255; {len(rows)} scenes")
     args.report.write_text(json.dumps({"mean": means, "scenes": rows}, indent=2), encoding="utf-8")
 
 

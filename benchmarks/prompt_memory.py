@@ -31,8 +31,13 @@ def measure(count: int) -> dict:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        opened = write_checkpoint(Path(folder) / "random.safetensors", make_unet("one_head_count"), make_vae(),
-                                  scheduler=SCHEDULERS["v"], resolution=SIZE)
+        opened = write_checkpoint(
+            Path(folder) / "random.safetensors",
+            make_unet("one_head_count"),
+            make_vae(),
+            scheduler=SCHEDULERS["v"],
+            resolution=SIZE,
+        )
         model, vae = host.load_model(opened), host.load_vae(opened)
         image = segmentation.encode_image(vae, torch.rand(1, 64, 64, 3), 64)
         latents = torch.randn(1, 4, SIZE // 8, SIZE // 8)

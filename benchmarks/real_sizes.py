@@ -1,60 +1,62 @@
-"""SD 1.5 and SD 2.1 sized models in ComfyUI against diffusers, fp32, random weights, small images.
+"""SD 1.5 and SD 2.1 sized models in ComfyUI against diffusers in fp32: random weights that fp16 files hold exactly, small images.
 
 Compares U-Net, VAE, text encoder, sampling at several step counts, the whole path from image and text to the soft mask,
-diffusers' MarigoldDepthPipeline with its empty prompt, and ComfyUI's own InstructPixToPix nodes on the converted SD 1.5
-file. Errors are the largest absolute differences, relative to the reference's largest value where that is above 1.
+diffusers' MarigoldDepthPipeline with its empty prompt, every prediction type, every layout of the file, and ComfyUI's own
+InstructPixToPix nodes on the converted SD 1.5 file. Errors are the largest absolute differences, relative to the
+reference's largest value where that is above 1.
 
-python benchmarks/real_sizes.py --report F [--families sd15 sd21] [--steps 1 4 10 50]     needs about 9 GiB of memory
+python benchmarks/real_sizes.py --report F [--families sd15 sd21] [--steps 1 4 10 50]     needs about 10 GiB of memory
 """
 
 import argparse
 import gc
 import json
+import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from tests.parity import builders  # noqa: E402 (before ComfyUI, which has a package `tests` of its own)
-from tests.parity.builders import deviation, reference_ddim  # noqa: E402
+from benchmarks._layouts import LAYOUTS, Networks, make_networks, write_layout  # noqa: E402 (ComfyUI has a package `tests` too)
+from tests.parity.builders import SCHEDULERS, deviation, reference_ddim  # noqa: E402
 
 SCALE = 0.18215
 BOUND = 1e-4
 SIZE = 64
-FAMILIES = {"sd15": ("epsilon", "sd15"), "sd21": ("v_zero_snr", "sd21")}
+STEPS = 4
+FAMILIES = {"sd15": "epsilon", "sd21": "v_zero_snr"}
+"""Families and the prediction type that most of the comparison runs with."""
 
 
 @dataclass
 class Case:
-    """The same random networks as diffusers' modules and as the host's MODEL, CLIP and VAE."""
+    """The same random networks as diffusers' modules in fp32 and as the host's MODEL, CLIP and VAE."""
 
-    unet: torch.nn.Module
-    vae: torch.nn.Module
-    text: torch.nn.Module
-    scheduler: dict
+    networks: Networks
     opened: object
     model: object
     host_clip: object
     host_vae: object
 
+    @property
+    def scheduler(self) -> dict:
+        """The scheduler config of the checkpoint."""
+        return self.networks.config.scheduler
+
 
 def make_case(host, family: str, folder: Path) -> Case:
     """Random networks of one family, saved as a DiGSeg checkpoint and loaded by the host."""
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from digseg_nodes.core.checkpoint import open_checkpoint
 
-    kind, layout = FAMILIES[family]
-    tokens = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
-    unet = builders.fill_quickly(lambda: UNet2DConditionModel(sample_size=64, in_channels=8, **builders.UNETS[layout]), 0)
-    text = builders.fill_quickly(lambda: CLIPTextModel(CLIPTextConfig(**tokens, **builders.TEXTS[layout])), 2)
-    vae, scheduler = builders.make_vae("sd"), builders.SCHEDULERS[kind]
-    opened = builders.write_checkpoint(folder / f"{family}.safetensors", unet, vae, text, scheduler, resolution=SIZE)
-    return Case(unet, vae, text, scheduler, opened, host.load_model(opened), host.load_clip(opened),
-                host.load_vae(opened))
+    networks = make_networks(family, SCHEDULERS[FAMILIES[family]], SIZE)
+    opened = open_checkpoint(write_layout("DiGSeg checkpoint", folder, networks))
+    for module in networks[:3]:
+        module.float()
+    return Case(networks, opened, host.load_model(opened), host.load_clip(opened), host.load_vae(opened))
 
 
 def compare(host, case: Case, steps: list[int]) -> dict[str, float]:
@@ -65,20 +67,23 @@ def compare(host, case: Case, steps: list[int]) -> dict[str, float]:
 
     pixels = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     ids = [t for t, _ in next(iter(case.host_clip.tokenize("a red (circle)", disable_weights=True).values()))[0]]
-    words, image = case.text(torch.tensor([ids]))[0], case.vae.encode(pixels * 2 - 1).latent_dist.mean
+    words, image = case.networks.text(torch.tensor([ids]))[0], case.networks.vae.encode(pixels * 2 - 1).latent_dist.mean
     our_words, our_image = host.encode_text(case.host_clip, "a red (circle)"), host.encode_image(case.host_vae, pixels)
     noise = initial_noise(0, 0, tuple(image.shape))
     t = torch.tensor([500.0])
     native = case.model.model.diffusion_model(torch.cat([noise, image * SCALE], 1), t, context=words)
-    errors = {"text encoder": deviation(our_words, words), "VAE encode": deviation(our_image, image),
-              "VAE decode": deviation(host.decode(case.host_vae, image), case.vae.decode(image).sample),
-              "U-Net": deviation(native, case.unet(torch.cat([image * SCALE, noise], 1), t, words).sample)}
+    errors = {
+        "text encoder": deviation(our_words, words),
+        "VAE encode": deviation(our_image, image),
+        "VAE decode": deviation(host.decode(case.host_vae, image), case.networks.vae.decode(image).sample),
+        "U-Net": deviation(native, case.networks.unet(torch.cat([image * SCALE, noise], 1), t, words).sample),
+    }
     print(errors, flush=True)
     for n in steps:
         ours = host.sample(case.model, our_words, our_image, noise, ddim_schedule(case.scheduler, n))
-        reference = reference_ddim(case.unet, words, image * SCALE, noise, case.scheduler, n)
+        reference = reference_ddim(case.networks.unet, words, image * SCALE, noise, case.scheduler, n)
         errors[f"{n} steps"] = deviation(ours * SCALE, reference)
-        mask = soft_mask(case.vae.decode(reference / SCALE).sample)
+        mask = soft_mask(case.networks.vae.decode(reference / SCALE).sample)
         errors[f"image and text to mask, {n} steps"] = deviation(soft_mask(host.decode(case.host_vae, ours)), mask)
         print(n, "steps", errors[f"{n} steps"], "mask", errors[f"image and text to mask, {n} steps"], flush=True)
     return errors
@@ -94,19 +99,60 @@ def against_marigold(host, case: Case) -> float:
     from digseg_nodes.core.schedule import ddim_schedule
     from train.tokenizer import clip_tokenizer
 
-    pipe = MarigoldDepthPipeline(case.unet, case.vae, DDIMScheduler.from_config(case.scheduler), case.text, clip_tokenizer())
+    unet, vae, text, _ = case.networks
+    pipe = MarigoldDepthPipeline(unet, vae, DDIMScheduler.from_config(case.scheduler), text, clip_tokenizer())
     picture = to_pil_image(torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)))
     noise = initial_noise(0, 0, (1, 4, SIZE // 8, SIZE // 8))
-    depth = pipe(picture, num_inference_steps=4, ensemble_size=1, processing_resolution=SIZE, latents=noise,
-                 output_type="pt").prediction
+    depth = pipe(
+        picture, num_inference_steps=STEPS, ensemble_size=1, processing_resolution=SIZE, latents=noise, output_type="pt"
+    ).prediction
     empty = host.encode_text(case.host_clip, "")[:, :2]
     image = host.encode_image(case.host_vae, to_tensor(picture)[None])
-    latents = host.sample(case.model, empty, image, noise, ddim_schedule(case.scheduler, 4))
+    latents = host.sample(case.model, empty, image, noise, ddim_schedule(case.scheduler, STEPS))
     return deviation(soft_mask(host.decode(case.host_vae, latents))[:, None], depth)
 
 
+def sampling_error(host, unet, opened) -> float:
+    """Error of a few DDIM steps of an opened checkpoint's U-Net, loaded anew, with the schedule it says it has."""
+    from digseg_nodes.core.schedule import ddim_schedule
+
+    generator = torch.Generator().manual_seed(3)
+    image, noise = (torch.randn(1, 4, SIZE // 8, SIZE // 8, generator=generator) for _ in range(2))
+    words, scheduler = torch.randn(1, 77, unet.config.cross_attention_dim, generator=generator), opened.config.scheduler
+    ours = host.sample(host.load_model(opened), words, image / SCALE, noise, ddim_schedule(scheduler, STEPS))
+    host.mm.unload_all_models()
+    gc.collect()
+    return deviation(ours * SCALE, reference_ddim(unet, words, image, noise, scheduler, STEPS))
+
+
+def every_prediction_type(host, case: Case) -> dict[str, float]:
+    """Errors of the same weights under each scheduler config of SCHEDULERS."""
+    configs = {kind: replace(case.opened.config, scheduler=scheduler) for kind, scheduler in SCHEDULERS.items()}
+    return {
+        f"{kind}, {STEPS} steps": sampling_error(host, case.networks.unet, replace(case.opened, config=config))
+        for kind, config in configs.items()
+    }
+
+
+def every_layout(host, case: Case, folder: Path) -> dict[str, float]:
+    """Errors of the same weights out of every other layout of the file."""
+    from digseg_nodes.core.checkpoint import open_checkpoint
+
+    errors = {}
+    for name in list(LAYOUTS)[1:]:
+        for module in case.networks[:3]:
+            module.half()  # exact: the weights were fp16 to begin with
+        path = write_layout(name, Path(tempfile.mkdtemp(dir=folder)), case.networks)
+        for module in case.networks[:3]:
+            module.float()
+        errors[f"{name}, {STEPS} steps"] = sampling_error(host, case.networks.unet, open_checkpoint(path, mask_target="binary"))
+        print(name, errors[f"{name}, {STEPS} steps"], flush=True)
+        shutil.rmtree(path.parent)
+    return errors
+
+
 def against_instruct_nodes(host, case: Case, folder: Path) -> float:
-    """Error of ComfyUI's own loader and InstructPixToPixConditioning on the converted file against our MODEL."""
+    """Error of ComfyUI's own loader and InstructPixToPixConditioning on the converted fp32 file against our MODEL."""
     import comfy.sample
     import comfy.samplers
     import comfy.sd
@@ -114,20 +160,27 @@ def against_instruct_nodes(host, case: Case, folder: Path) -> float:
 
     from digseg_nodes.core.ddim import initial_noise
     from digseg_nodes.core.schedule import ddim_schedule
-    from train.layouts import write_ldm
 
-    parts = {c: case.opened.state_dict(c) for c in case.opened.components}
-    write_ldm(folder / "instruct.safetensors", parts, case.opened.config, {})
-    del parts
-    model, clip, vae = comfy.sd.load_checkpoint_guess_config(str(folder / "instruct.safetensors"))[:3]
+    path = write_layout("original names, converted", Path(tempfile.mkdtemp(dir=folder)), case.networks)
+    model, clip, vae = comfy.sd.load_checkpoint_guess_config(str(path))[:3]
     pixels = torch.rand(1, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(2))
     words = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"))
     result = InstructPixToPixConditioning.execute(words, words, pixels, vae)
     positive, negative, empty = getattr(result, "args", result)
-    schedule, noise = ddim_schedule(case.scheduler, 4), initial_noise(0, 0, (1, 4, SIZE // 8, SIZE // 8))
+    schedule, noise = ddim_schedule(case.scheduler, STEPS), initial_noise(0, 0, (1, 4, SIZE // 8, SIZE // 8))
     sigmas = torch.cat([schedule.sigmas, schedule.prev_sigmas[-1:]]).float()
-    stock = comfy.sample.sample_custom(model, noise, 1.0, comfy.samplers.sampler_object("euler"), sigmas, positive, negative,
-                                       empty["samples"], disable_pbar=True, seed=0)
+    stock = comfy.sample.sample_custom(
+        model,
+        noise,
+        1.0,
+        comfy.samplers.sampler_object("euler"),
+        sigmas,
+        positive,
+        negative,
+        empty["samples"],
+        disable_pbar=True,
+        seed=0,
+    )
     stock = stock / (1.0 + float(sigmas[-1]) ** 2) ** 0.5
     image = host.encode_image(case.host_vae, pixels.movedim(-1, 1))
     ours = host.sample(case.model, host.encode_text(case.host_clip, "a red circle"), image, noise, schedule)
@@ -144,22 +197,26 @@ def main() -> int:
     from benchmarks.load_memory import boot
 
     host, figures = boot(["cpu"]), {}
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        for family in args.families:
-            case = make_case(host, family, Path(folder))
-            errors = compare(host, case, args.steps)
-            errors["MarigoldDepthPipeline, 4 steps"] = against_marigold(host, case)
-            if family == "sd15":
-                case.unet = None
-                errors["InstructPixToPix nodes, 4 steps"] = against_instruct_nodes(host, case, Path(folder))
-            figures[family] = errors
-            print(family, json.dumps(errors, indent=2), flush=True)
-            del case
-            host.mm.unload_all_models()
-            gc.collect()
+    for family in args.families:
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+            figures[family] = compare_family(host, family, args.steps, Path(folder))
+        print(family, json.dumps(figures[family], indent=2), flush=True)
+        host.mm.unload_all_models()
+        gc.collect()
     if args.report:
         args.report.write_text(json.dumps(figures, indent=2), "utf-8")
     return int(max(error for errors in figures.values() for error in errors.values()) > BOUND)
+
+
+def compare_family(host, family: str, steps: list[int], folder: Path) -> dict[str, float]:
+    """Every error of one family, by what was compared."""
+    case = make_case(host, family, folder)
+    errors = compare(host, case, steps)
+    errors[f"MarigoldDepthPipeline, {STEPS} steps"] = against_marigold(host, case)
+    if family == "sd15":
+        errors[f"InstructPixToPix nodes, {STEPS} steps"] = against_instruct_nodes(host, case, folder)
+    case.model = case.host_clip = case.host_vae = None
+    return errors | every_prediction_type(host, case) | every_layout(host, case, folder)
 
 
 if __name__ == "__main__":

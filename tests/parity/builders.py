@@ -52,11 +52,11 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def fill_quickly(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def fill_quickly(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A large network with weights of the usual spread, in a second: one block of random numbers, shifted per tensor."""
     with torch.device("meta"):
         module = build()
-    module = module.to_empty(device="cpu").eval().requires_grad_(False)
+    module = module.to(dtype).to_empty(device="cpu").eval().requires_grad_(False)
     block = torch.rand(2**22 + 2**16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     for number, (name, tensor) in enumerate(module.named_parameters()):
         values = block[number * 31 % 2**16:][:2**22].repeat(-(-tensor.numel() // 2**22))[:tensor.numel()]
