@@ -40,9 +40,15 @@ def save_marigold(folder, networks, scheduler=SCHEDULERS["v_zero_snr"], **option
     """A folder written by diffusers' own MarigoldDepthPipeline. Returns the pipeline."""
     unet, vae, text = networks
     tokenizer = CLIPTokenizer.from_pretrained(_clip_vocabulary())
-    pipe = MarigoldDepthPipeline(unet=unet, vae=vae, text_encoder=text, tokenizer=tokenizer,
-                                 scheduler=DDIMScheduler.from_config(scheduler), default_denoising_steps=4,
-                                 default_processing_resolution=64)
+    pipe = MarigoldDepthPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        scheduler=DDIMScheduler.from_config(scheduler),
+        default_denoising_steps=4,
+        default_processing_resolution=64,
+    )
     pipe.save_pretrained(folder, **options)
     return pipe
 
@@ -54,8 +60,9 @@ def _clip_vocabulary() -> str:
     return comfy.sd1_clip.SDTokenizer().tokenizer.name_or_path
 
 
-@pytest.mark.parametrize("options", [{}, {"variant": "fp16"}, {"max_shard_size": "2MB"},
-                                     {"variant": "fp16", "max_shard_size": "2MB"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"variant": "fp16"}, {"max_shard_size": "2MB"}, {"variant": "fp16", "max_shard_size": "2MB"}]
+)
 def test_folder_of_marigold_pipeline(host, tmp_path, networks, options):
     pipe = save_marigold(tmp_path / "model", networks, **options)
     opened = open_checkpoint(tmp_path / "model")
@@ -139,8 +146,10 @@ def test_vae_in_ldm_names_is_the_same_vae(host, networks):
     _, vae, _ = networks
     modules = vae_modules(dict(vae.config))
     layout = host._vae_layout(dict(vae.config), "x")
-    tensors = {translate(k, modules): v.reshape(*v.shape, 1, 1) if ".attn" in translate(k, modules) and v.ndim == 2 else v
-               for k, v in vae.state_dict().items()}
+    tensors = {
+        translate(k, modules): v.reshape(*v.shape, 1, 1) if ".attn" in translate(k, modules) and v.ndim == 2 else v
+        for k, v in vae.state_dict().items()
+    }
     ours = comfy.sd.VAE(sd=dict(tensors), config=layout, dtype=torch.float32)
     assert set(ours.first_stage_model.state_dict()) == set(tensors)
     latents = torch.randn(1, 4, 8, 8)
@@ -162,8 +171,18 @@ def test_original_names(host, tmp_path, networks):
     assert torch.equal(*masks)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("default", 1e-4), ("fp32", 1e-4), ("fp16", 5e-3), ("bf16", 4e-2),
-                                              ("fp8_e4m3fn", 0.3), ("fp8_e4m3fn_fast", 0.3), ("fp8_e5m2", 0.6)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [
+        ("default", 1e-4),
+        ("fp32", 1e-4),
+        ("fp16", 5e-3),
+        ("bf16", 4e-2),
+        ("fp8_e4m3fn", 0.3),
+        ("fp8_e4m3fn_fast", 0.3),
+        ("fp8_e5m2", 0.6),
+    ],
+)
 def test_weight_dtypes(host, tmp_path, networks, dtype, bound):
     unet, scheduler = networks[0], SCHEDULERS["v"]
     model = host.load_model(write_checkpoint(tmp_path / "u.safetensors", unet, scheduler=scheduler), dtype)

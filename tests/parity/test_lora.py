@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from digseg_nodes.core.checkpoint import CheckpointError
 from digseg_nodes.core.ddim import initial_noise
-from digseg_nodes.core.lora_names import to_kohya
 from digseg_nodes.core.schedule import ddim_schedule
 from tests.parity.builders import SCHEDULERS, deviation, make_unet, reference_ddim, write_checkpoint
+from tests.parity.lora_formats import FORMATS, PROCESSORS
 
 BOUND = 1e-4
 SCALE = 0.18215
@@ -32,32 +32,6 @@ def with_lora(**options):
     return unet, {k: v.clone() for k, v in get_peft_model_state_dict(unet).items()}
 
 
-def diffusers_format(tensors):
-    return {f"unet.{k}": v for k, v in tensors.items()}
-
-
-def peft_format(tensors):
-    return {f"base_model.model.{k}": v for k, v in tensors.items()}
-
-
-def old_diffusers_format(tensors):
-    return {f"unet.{k}".replace(".lora_A.", ".lora.down.").replace(".lora_B.", ".lora.up."): v for k, v in tensors.items()}
-
-
-def kohya_format(tensors):
-    return {k: v for k, v in to_kohya(tensors).items() if not k.endswith(".alpha")}
-
-
-def processor_format(tensors):
-    """Attention layers only: …attn1.to_out.0.lora_A.weight → …attn1.processor.to_out_lora.down.weight."""
-    return {k.replace(".to_out.0.", ".to_out.").replace(".to_", ".processor.to_").replace(".lora_A.", "_lora.down.")
-            .replace(".lora_B.", "_lora.up."): v for k, v in tensors.items()}
-
-
-FORMATS = {"diffusers": diffusers_format, "peft": peft_format, "diffusers, before peft": old_diffusers_format,
-           "kohya": kohya_format, "peft, no prefix": dict}
-
-
 @pytest.fixture(scope="module")
 def model(host, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lora")
@@ -67,8 +41,11 @@ def model(host, tmp_path_factory):
 @pytest.fixture(scope="module")
 def given():
     generator = torch.Generator().manual_seed(9)
-    return (torch.randn(1, 77, 64, generator=generator), torch.randn(1, 4, 8, 8, generator=generator) / SCALE,
-            initial_noise(1, 0, (1, 4, 8, 8)))
+    return (
+        torch.randn(1, 77, 64, generator=generator),
+        torch.randn(1, 4, 8, 8, generator=generator) / SCALE,
+        initial_noise(1, 0, (1, 4, 8, 8)),
+    )
 
 
 def ours(host, model, given):
@@ -95,7 +72,7 @@ def test_formats(host, tmp_path, model, given, name):
 
 def test_old_attention_processors(host, tmp_path, model, given):
     unet, tensors = with_lora(target_modules=["to_q", "to_k", "to_v", "to_out.0"])
-    save_file(processor_format(tensors), tmp_path / "lora.safetensors")
+    save_file(PROCESSORS(tensors), tmp_path / "lora.safetensors")
     check(host, model, given, unet, tmp_path / "lora.safetensors")
 
 
@@ -107,12 +84,13 @@ def test_written_by_diffusers_with_its_metadata(host, tmp_path, model, given):
 
     packed = _pack_dict_with_prefix(unet.peft_config["default"].to_dict(), "unet")
     metadata = {"lora_adapter_metadata": json.dumps(packed, default=sorted)}
-    save_file(diffusers_format(get_peft_model_state_dict(unet)), tmp_path / "lora.safetensors", metadata)
+    save_file(FORMATS["diffusers"](get_peft_model_state_dict(unet)), tmp_path / "lora.safetensors", metadata)
     check(host, model, given, unet, tmp_path / "lora.safetensors")
 
 
-@pytest.mark.parametrize("options", [{"lora_alpha": 12}, {"lora_alpha": 4, "use_rslora": True},
-                                     {"lora_alpha": 4, "alpha_pattern": {"attn2.to_k": 16}}])
+@pytest.mark.parametrize(
+    "options", [{"lora_alpha": 12}, {"lora_alpha": 4, "use_rslora": True}, {"lora_alpha": 4, "alpha_pattern": {"attn2.to_k": 16}}]
+)
 def test_peft_folder(host, tmp_path, model, given, options):
     """adapter_model.safetensors with the adapter_config.json that peft writes beside it."""
     plain = UNet2DConditionModel.from_config(dict(make_unet("one_head_width").config)).eval().requires_grad_(False)
@@ -128,7 +106,7 @@ def test_peft_folder(host, tmp_path, model, given, options):
 
 def test_strength_scales_and_original_stays(host, tmp_path, model, given):
     _, tensors = with_lora()
-    save_file(kohya_format(tensors), tmp_path / "lora.safetensors")
+    save_file(FORMATS["kohya"](tensors), tmp_path / "lora.safetensors")
     plain = ours(host, model, given)
     assert torch.equal(ours(host, host.apply_lora(model, tmp_path / "lora.safetensors", 0.0), given), plain)
     assert torch.equal(ours(host, model, given), plain)
@@ -139,7 +117,7 @@ def test_stock_loader_reads_our_names(host, tmp_path, model, given):
     import comfy.sd
 
     _, tensors = with_lora()
-    lora = kohya_format(tensors)
+    lora = FORMATS["kohya"](tensors)
     save_file(lora, tmp_path / "lora.safetensors")
     stock, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
     assert len(stock.patches) == len(lora) // 2
@@ -149,16 +127,20 @@ def test_stock_loader_reads_our_names(host, tmp_path, model, given):
 def test_what_does_not_fit_is_named(host, tmp_path, model):
     path = tmp_path / "lora.safetensors"
     _, tensors = with_lora(target_modules=["to_q"])
-    fits = kohya_format(tensors)
-    te = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(4, 64),
-          "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(64, 4)}
+    fits = FORMATS["kohya"](tensors)
+    te = {
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(4, 64),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(64, 4),
+    }
     first = next(k for k in fits if k.endswith("lora_down.weight"))
-    cases = [({**fits, **te}, "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"),
-             ({**fits, "lora_unet_nowhere.lora_down.weight": torch.zeros(1)}, "lora_unet_nowhere.lora_down.weight"),
-             ({**fits, first: torch.zeros(4, 999)}, first.removesuffix(".lora_down.weight")),
-             ({k: v for k, v in fits.items() if k != first}, first.removesuffix(".lora_down.weight")),
-             ({**fits, "something_else": torch.zeros(1)}, "something_else"),
-             ({**fits, "unet.mid_block.attn1.to_q.lora_magnitude_vector": torch.zeros(1)}, "a peft DoRA")]
+    cases = [
+        ({**fits, **te}, "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"),
+        ({**fits, "lora_unet_nowhere.lora_down.weight": torch.zeros(1)}, "lora_unet_nowhere.lora_down.weight"),
+        ({**fits, first: torch.zeros(4, 999)}, first.removesuffix(".lora_down.weight")),
+        ({k: v for k, v in fits.items() if k != first}, first.removesuffix(".lora_down.weight")),
+        ({**fits, "something_else": torch.zeros(1)}, "something_else"),
+        ({**fits, "unet.mid_block.attn1.to_q.lora_magnitude_vector": torch.zeros(1)}, "a peft DoRA"),
+    ]
     for lora, named in cases:
         save_file(lora, path)
         with pytest.raises(CheckpointError, match=named):

@@ -17,8 +17,14 @@ def folder(host, tmp_path, monkeypatch):
 
 
 def test_files_and_folders(host, folder, tmp_path):
-    for name in ("own.safetensors", "deep/er.safetensors", "marigold/unet/diffusion_pytorch_model.safetensors",
-                 "marigold/model_index.json", "notes.txt", "old.ckpt"):
+    for name in (
+        "own.safetensors",
+        "deep/er.safetensors",
+        "marigold/unet/diffusion_pytorch_model.safetensors",
+        "marigold/model_index.json",
+        "notes.txt",
+        "old.ckpt",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"")
     (tmp_path / "bundled" / "demo.safetensors").write_bytes(b"")

@@ -89,8 +89,18 @@ def test_stock_sampler_agrees(host, tmp_path, words, image_latents):
     noise, schedule = initial_noise(7, 0, SHAPE), ddim_schedule(scheduler, 4)
     sigmas = torch.cat([schedule.sigmas, schedule.prev_sigmas[-1:]]).float()
     positive = host.conditioning(words, image_latents)
-    stock = comfy.sample.sample_custom(model, noise, 1.0, comfy.samplers.sampler_object("euler"), sigmas, positive,
-                                       positive, torch.zeros(SHAPE), disable_pbar=True, seed=0)
+    stock = comfy.sample.sample_custom(
+        model,
+        noise,
+        1.0,
+        comfy.samplers.sampler_object("euler"),
+        sigmas,
+        positive,
+        positive,
+        torch.zeros(SHAPE),
+        disable_pbar=True,
+        seed=0,
+    )
     stock = stock / (1.0 + float(sigmas[-1]) ** 2) ** 0.5
     assert deviation(host.sample(model, words, image_latents, noise, schedule), stock) <= BOUND
 
@@ -100,8 +110,9 @@ def test_chunked_equals_single(host, tmp_path, words, image_latents):
     model = load(host, tmp_path, make_unet("one_head_count"), scheduler=scheduler)
     noise, schedule = initial_noise(7, 0, SHAPE), ddim_schedule(scheduler, 4)
     together = host.sample(model, words, image_latents, noise, schedule)
-    single = torch.cat([host.sample(model, words[i:i + 1], image_latents[i:i + 1], noise[i:i + 1], schedule)
-                        for i in range(2)])
+    single = torch.cat(
+        [host.sample(model, words[i : i + 1], image_latents[i : i + 1], noise[i : i + 1], schedule) for i in range(2)]
+    )
     assert deviation(together, single) <= BOUND
 
 
