@@ -35,6 +35,7 @@ class Noise(Strict):
     """Training noise and timesteps of `objective: diffusion` (method.md, paper section 3.6)."""
 
     strength: Share = 0.9
+    annealed: bool = True
     high_share: Share = 0.0
     high_from: Annotated[int, Field(ge=0, lt=1000)] = 900
     min_snr_gamma: Annotated[float, Field(gt=0)] | None = None

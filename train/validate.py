@@ -114,11 +114,12 @@ def predict(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSch
     total = torch.zeros_like(images)
     for member in range(sampling.ensemble):
         noise = initial_noise(sampling.seed, member, tuple(images.shape[1:]), sampling.initial).to(device)
-        total += ddim_sample(_denoiser(networks, images, texts, schedule), noise.expand_as(images), schedule)
+        total += ddim_sample(denoiser(networks, images, texts, schedule), noise.expand_as(images), schedule)
     return decode_latents(networks.vae, total / sampling.ensemble).float().cpu()
 
 
-def _denoiser(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSchedule):
+def denoiser(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSchedule):
+    """The function of `ddim_sample` for image latents [N,4,h,w] and texts [N,77,D]; good for one pass over the schedule."""
     timesteps = iter(schedule.timesteps)
 
     def denoise(x_ve: Tensor, sigma: float) -> Tensor:
