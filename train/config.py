@@ -20,8 +20,12 @@ class Strict(BaseModel):
 
 
 class Optimizer(Strict):
-    """AdamW with linear warm-up, then decay to `final_lr_share` of the rate at the last step."""
+    """AdamW with linear warm-up, then decay to `final_lr_share` of the rate at the last step.
 
+    kind: "adamw", or "adamw_8bit" with moments of eight bits (package bitsandbytes).
+    """
+
+    kind: Literal["adamw", "adamw_8bit"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 3e-5
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     decay: Literal["constant", "cosine", "exponential"] = "exponential"
@@ -103,6 +107,7 @@ class TrainConfig(Strict):
     data: DataConfig
     output: Path
     cache: Path = Path("output/cache")
+    cache_latents: bool = True
     seed: int = 0
     resolution: Annotated[int, Field(ge=32, multiple_of=8)] = 512
     steps: Positive = 20000

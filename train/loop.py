@@ -15,15 +15,18 @@ from tqdm import tqdm
 
 from digseg_nodes.core.checkpoint import CheckpointError
 from train.averages import Averaged
-from train.batch import Batch, Batches
+from train.batch import Batch, Batches, CachedBatches, WorkShare
 from train.config import TrainConfig
 from train.data.augment import AugmentedSource
 from train.data.base import Source
 from train.data.build import open_split
+from train.data.prepare import LATENT_PIXELS
 from train.export import export, export_lora
+from train.fresh import FreshBatches, FreshSamples, encoded
 from train.lora import add_lora
 from train.loss import make_loss
 from train.model import Networks, load_networks, open_base
+from train.optimizer import make_optimizer
 from train.pictures import save_grid
 from train.report import write_report
 from train.resume import check_same_run, latest_state, load_state, optimizer_tensors, restore_optimizer, save_state
@@ -90,26 +93,34 @@ class Trainer:
             module.to(self.accelerator.device)
 
     def _prepare_data(self) -> Batches:
-        config, networks = self.config, self.networks
-        with self.accelerator.main_process_first():
-            latents = LatentCache(
-                config.cache, networks.vae, config.resolution, config.encode_batch, config.workers, config.target
-            )
+        config, networks, processes = self.config, self.networks, self.accelerator
+        with processes.main_process_first():
+            sources = open_split(config.data, "train")
             texts = TextCache(config.cache, networks.text_encoder)
-            sources = [(self._augmented(source), share) for source, share in open_split(config.data, "train")]
-            table = build_table(sources, latents, texts)
+            samples = self._samples()
+            table = build_table([(self._augmented(source), share) for source, share in sources], samples, texts)
         self.class_names = list(dict.fromkeys(name for source, _ in sources for name in source.class_names))
         settings = config.sampling
         sampler = Sampler(table, config.seed, settings.absent, settings.hard_absent, settings.balance)
-        self.accelerator.print(
-            f"{len(table)} prompts over {len(set(table.image.tolist()))} images, {len(table.class_names)} classes"
-        )
-        total = config.batch_size * config.gradient_accumulation * self.accelerator.num_processes
-        return Batches(config, sampler, latents, texts, total, len(networks.alpha_bar))
+        processes.print(f"{len(table)} prompts over {len(set(table.image.tolist()))} images, {len(table.class_names)} classes")
+        share = WorkShare(config.batch_size, config.gradient_accumulation, processes.num_processes, processes.process_index)
+        parts = (config, sampler, samples, texts, share, len(networks.alpha_bar))
+        if config.cache_latents:
+            return CachedBatches(*parts)
+        side = config.resolution // LATENT_PIXELS
+        return FreshBatches(*parts, (networks.vae.config.latent_channels, side, side))
+
+    def _samples(self) -> LatentCache | FreshSamples:
+        """Where images and masks come from: encoded once, or read anew at every step."""
+        config = self.config
+        if not config.cache_latents:
+            return FreshSamples(config.cache, config.workers)
+        return LatentCache(config.cache, self.networks.vae, config.resolution, config.encode_batch, config.workers, config.target)
 
     def _augmented(self, source: Source) -> Source:
-        settings = self.config.augment
-        return AugmentedSource(source, settings, self.config.seed) if settings.variants else source
+        """With cached latents the versions of an image are images of their own; without, they are drawn step by step."""
+        settings, cached = self.config.augment, self.config.cache_latents
+        return AugmentedSource(source, settings, self.config.seed) if settings.variants and cached else source
 
     def _prepare_unet(self):
         config, unet = self.config, self.networks.unet
@@ -120,12 +131,8 @@ class Trainer:
             unet.enable_gradient_checkpointing()
         if config.channels_last:
             unet.to(memory_format=torch.channels_last)
-        settings = config.optimizer
         unet.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(
-            self._parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-        )
-        return self.accelerator.prepare(unet, optimizer)
+        return self.accelerator.prepare(unet, make_optimizer(self._parameters(), config.optimizer))
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         """The trained weights by name: all of the U-Net, or its adapters."""
@@ -142,8 +149,8 @@ class Trainer:
         loader = DataLoader(self.batches, batch_size=None, sampler=range(start, steps), num_workers=self.config.workers)
         bar = tqdm(total=steps, initial=start, desc="training", unit="step", disable=not self.accelerator.is_main_process)
         with bar, self._finishing_steps():
-            for batch in loader:
-                loss = self.step(batch)
+            for parts in loader:
+                loss = self.step(parts)
                 bar.update()
                 if self.progress.step % self.config.log_every == 0:
                     value = self.accelerator.reduce(loss, "mean").item()
@@ -179,13 +186,13 @@ class Trainer:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def step(self, batch: Batch) -> torch.Tensor:
-        """One optimizer step on this process's part of a batch; returns its mean loss, detached."""
+    def step(self, parts: list[Batch]) -> torch.Tensor:
+        """One optimizer step on this process's micro-batches; returns their mean loss, detached."""
         config, step = self.config, self.progress.step
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config.steps, config.optimizer)
         total = torch.zeros((), device=self.accelerator.device)
-        for part in self._parts(batch):
+        for part in map(self._ready, parts):
             with self.accelerator.accumulate(self.unet):
                 with self.accelerator.autocast():
                     loss = self.loss(self.unet, part)
@@ -200,12 +207,10 @@ class Trainer:
         self.progress.step += 1
         return total
 
-    def _parts(self, batch: Batch):
-        """This process's micro-batches: sample k of a step is the same whatever the number of processes."""
-        size, processes = self.config.batch_size, self.accelerator.num_processes
-        for micro in range(self.config.gradient_accumulation):
-            start = (micro * processes + self.accelerator.process_index) * size
-            yield batch.slice(start, start + size).to(self.accelerator.device)
+    def _ready(self, part: Batch) -> Batch:
+        """A micro-batch of latents on the training device."""
+        part = part.to(self.accelerator.device)
+        return part if part.pixels is None else encoded(part, self.networks.vae, self.config.encode_batch)
 
     def _after_step(self) -> bool:
         """Validation and states where they are due; True when there was no improvement for `patience` validations."""

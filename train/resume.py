@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -63,12 +64,30 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict]:
-    """An optimizer's state as named tensors and JSON values, for any optimizer whose state is made of both."""
+    """An optimizer's state as named tensors and JSON values, for any optimizer whose state is made of both.
+
+    bitsandbytes nests the quantised part in a dictionary of its own, which counts as if it were flat.
+    """
     tensors, values = {}, {}
     for number, entries in optimizer.state_dict()["state"].items():
-        for key, value in entries.items():
+        for key, value in _flat(entries):
             (tensors if isinstance(value, Tensor) else values)[f"optimizer.{number}.{key}"] = value
-    return tensors, values
+    return _unshared(tensors), values
+
+
+def _flat(entries: dict) -> Iterator[tuple[str, object]]:
+    for key, value in entries.items():
+        yield from value.items() if isinstance(value, dict) else [(key, value)]
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that several names share (the code book of 8-bit moments) become copies: a file holds each name once."""
+    seen: set[int] = set()
+    out = {}
+    for name, tensor in tensors.items():
+        out[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return out
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict) -> None:

@@ -1,4 +1,4 @@
-"""All training samples of a run as flat arrays over the cached latents and texts."""
+"""What every image can be asked, its latents in the cache, and all training samples of a run as flat arrays."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -29,6 +29,32 @@ class Entry:
     queries: tuple[tuple[Query, bytes], ...]
 
 
+class Manifest:
+    """What each image can be asked, one JSON line an image; several processes may append to it under `lock`."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.lock = path, FileLock(path.with_suffix(".lock"))
+
+    def read(self) -> Iterator[tuple[str, Entry]]:
+        """(identity, entry) of every whole line; what a killed writer left half-written is passed over."""
+        if not self.path.is_file():
+            return
+        for line in self.path.read_bytes().splitlines():
+            try:
+                yield _entry_from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def append(self, entries: list[tuple[str, Entry]]) -> None:
+        """Add lines."""
+        lines = "".join(json.dumps(_entry_to_json(identity, entry)) + "\n" for identity, entry in entries)
+        with self.path.open("a", encoding="utf-8") as file:
+            if file.tell() and not _ends_with_newline(self.path):
+                file.write("\n")
+            file.write(lines)
+
+
 class LatentCache:
     """Latents of images and masks for one VAE and resolution, and the list of what each image can be asked."""
 
@@ -41,18 +67,12 @@ class LatentCache:
         self.masks = RowStore(self.folder, "masks" if target == "binary" else target, latent)
         self.bits = RowStore(self.folder, "bits", (resolution * resolution // 8,), "uint8")
         self.valid = RowStore(self.folder, "valid", (1, side, side), "uint8")
-        self.manifest, self.lock = self.folder / "samples.jsonl", FileLock(self.folder / "samples.lock")
+        self.manifest = Manifest(self.folder / "samples.jsonl")
         self.entries = dict(self._read_manifest())
 
     def _read_manifest(self) -> Iterator[tuple[str, Entry]]:
-        """Whole lines whose rows are all there; anything else is encoded again."""
-        if not self.manifest.is_file():
-            return
-        for line in self.manifest.read_bytes().splitlines():
-            try:
-                identity, entry = _entry_from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                continue
+        """Entries whose rows are all there; anything else is encoded again."""
+        for identity, entry in self.manifest.read():
             if entry.image in self.images and all(self._has(entry.image, mask) for _, mask in entry.queries):
                 yield identity, entry
 
@@ -67,7 +87,7 @@ class LatentCache:
         """Entries of every image of a source, encoding what is missing."""
         identities = [source.identity(index) for index in range(len(source))]
         if any(identity not in self.entries for identity in identities):
-            with self.lock:
+            with self.manifest.lock:
                 self._encode_missing(source, identities, progress)
         return [self.entries[identity] for identity in identities]
 
@@ -76,19 +96,21 @@ class LatentCache:
             store.refresh()
         self.entries.update(self._read_manifest())  # another process may have encoded them while we waited
         missing = [index for index, identity in enumerate(identities) if identity not in self.entries]
-        loader = DataLoader(_Samples(source, missing, self.resolution), batch_size=None, num_workers=self.workers)
+        loader = DataLoader(Samples(source, missing, self.resolution), batch_size=None, num_workers=self.workers)
         with tqdm(total=len(missing), desc="encoding images and masks", unit="image", disable=not progress) as bar:
             for chunk in _chunks(zip(missing, loader, strict=True), self.batch):
                 self._remember(self._encode([sample for _, sample in chunk], [identities[index] for index, _ in chunk]))
                 bar.update(len(chunk))
 
     def _remember(self, entries: list[tuple[str, Entry]]) -> None:
-        lines = "".join(json.dumps(_entry_to_json(identity, entry)) + "\n" for identity, entry in entries)
-        with self.manifest.open("a", encoding="utf-8") as file:
-            if file.tell() and not _ends_with_newline(self.manifest):
-                file.write("\n")
-            file.write(lines)
+        self.manifest.append(entries)
         self.entries.update(entries)
+
+    def rows_of(self, entry: Entry, position: int) -> tuple[int, int, int, int]:
+        """Rows of an entry's image, target latent, mask and validity (-1: all known) for its query number `position`."""
+        mask = entry.queries[position][1]
+        valid = -1 if entry.valid is None else self.valid.index[entry.valid]
+        return self.images.index[entry.image], self.masks.index[self.target_key(entry.image, mask)], self.bits.index[mask], valid
 
     @torch.no_grad()
     def _encode(self, samples: list[tuple[tuple[Query, ...], Prepared]], identities: list[str]) -> list[tuple[str, Entry]]:
@@ -129,8 +151,8 @@ class LatentCache:
         return key
 
 
-class _Samples(torch.utils.data.Dataset):
-    """Loading and resizing, done by worker processes where asked for; mask arrays travel in Prepared only."""
+class Samples(torch.utils.data.Dataset):
+    """Queries and prepared pixels of images, loaded by worker processes where asked for; mask arrays travel in Prepared."""
 
     def __init__(self, source: Source, indices: list[int], resolution: int):
         self.source, self.indices, self.resolution = source, indices, resolution
@@ -141,10 +163,11 @@ class _Samples(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> tuple[tuple[Query, ...], Prepared]:
         sample = self.source.sample(self.indices[position])
         bare = tuple(Query(q.name, q.prompts, None, q.group) for q in sample.queries)
-        return bare, prepare(_checked(sample), self.resolution)
+        return bare, prepare(checked(sample), self.resolution)
 
 
-def _checked(sample: Sample) -> Sample:
+def checked(sample: Sample) -> Sample:
+    """The sample; raises DataError when a query's group says there is a mask and there is none, or the other way round."""
     for query in sample.queries:
         if (query.mask is None) != (query.group in ABSENT_GROUPS):
             raise DataError(f'The query "{query.name}" of group {query.group} has {"no" if query.mask is None else "a"} mask.')
@@ -179,7 +202,7 @@ def _entry_from_json(line: dict) -> tuple[str, Entry]:
 class SampleTable:
     """Every (image, query) of a run as arrays of length N.
 
-    image, mask, bits, valid (-1: all known): rows of the stores. first, count: the texts of a query are the rows
+    image, mask, bits, valid (-1: all known): what `rows_of` gave. first, count: the texts of a query are the rows
     phrases[first : first + count]. class_id: index into class_names. absent: 0 present, 1 hard, 2 random. All int64.
     weight: float64, the share of a source in the mix spread over its queries.
     """
@@ -200,30 +223,22 @@ class SampleTable:
         return len(self.image)
 
 
-def build_table(sources: list[tuple[Source, float]], latents: LatentCache, texts: TextCache) -> SampleTable:
-    """Encode everything not yet cached and flatten it. Held-out queries are left out: this is for training."""
+def build_table(sources: list[tuple[Source, float]], samples, texts: TextCache) -> SampleTable:
+    """Flatten what a LatentCache or FreshSamples knows, encoding what it misses. Held-out queries are left out: this is
+    for training."""
     records, prompts, classes = [], [], {}
     for source, share in sources:
-        pairs = [
-            (entry, query, mask) for entry in latents.add(source) for query, mask in entry.queries if query.group != "held_out"
+        asked = [
+            (entry, position, query)
+            for entry in samples.add(source)
+            for position, (query, _) in enumerate(entry.queries)
+            if query.group != "held_out"
         ]
-        for entry, query, mask in pairs:
+        for entry, position, query in asked:
             absent = 1 + ABSENT_GROUPS.index(query.group) if query.group in ABSENT_GROUPS else 0
-            valid = -1 if entry.valid is None else latents.valid.index[entry.valid]
             class_id = classes.setdefault(query.name, len(classes))
-            records.append(
-                (
-                    latents.images.index[entry.image],
-                    latents.masks.index[latents.target_key(entry.image, mask)],
-                    latents.bits.index[mask],
-                    valid,
-                    len(prompts),
-                    len(query.prompts),
-                    class_id,
-                    absent,
-                    share / len(pairs),
-                )
-            )
+            text = (len(prompts), len(query.prompts))
+            records.append((*samples.rows_of(entry, position), *text, class_id, absent, share / len(asked)))
             prompts.extend(query.prompts)
     if not any(record[7] == 0 for record in records):
         raise DataError("The training data holds no mask with any pixel set. Check the data YAML's paths and classes.")

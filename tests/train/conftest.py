@@ -4,10 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests.train.helpers import folder_dataset, tiny_base
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _new_accelerator():
+    """Accelerate keeps the first Accelerator's precision for the rest of the process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

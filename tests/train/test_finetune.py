@@ -147,9 +147,21 @@ def test_a_wrong_setting_ends_in_one_line(config_file):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("overrides", [["channels_last=true"], ["lora={rank: 4, alpha: 2}"]], ids=["channels_last", "lora"])
-def test_continuing_is_exact_in_every_layout(config_file, tmp_path, overrides):
-    if overrides[0].startswith("lora"):
+VARIANTS = {
+    "channels_last": ["channels_last=true"],
+    "lora": ["lora={rank: 4, alpha: 2}"],
+    "bf16": ["mixed_precision=bf16", "gradient_accumulation=2", "gradient_checkpointing=true"],
+    "adamw_8bit": ["optimizer.kind=adamw_8bit"],
+    "fresh": ["cache_latents=false", "augment.variants=1", "workers=1"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_continuing_is_exact_in_every_variant(config_file, tmp_path, variant):
+    overrides = VARIANTS[variant]
+    if variant == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    if variant == "lora":
         overrides = [*overrides, f"base={tiny_base(tmp_path / 'eight.safetensors', in_channels=8)}"]
     straight = Trainer(load_config(config_file, ["steps=6", f"output={tmp_path / 'a'}", *overrides]))
     straight.run()

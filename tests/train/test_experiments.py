@@ -1,0 +1,119 @@
+"""The worlds to fine-tune on, and an experiment family from the command to the table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.train.helpers import tiny_base
+from train.data.build import open_split
+from train.data.config import load_data
+from train.demo.domains import TEST, VALIDATION, WORLDS, write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(params=list(WORLDS))
+def world(request):
+    return request.param
+
+
+def test_a_scene_is_a_function_of_seed_and_number(world):
+    paint, _ = WORLDS[world]
+    assert np.array_equal(paint(3, 5).image, paint(3, 5).image)
+    assert not np.array_equal(paint(3, 5).image, paint(3, 6).image)
+    assert not np.array_equal(paint(3, 5).image, paint(4, 5).image)
+
+
+def test_classes_share_no_pixel_and_all_of_them_occur(world):
+    paint, classes = WORLDS[world]
+    seen = set()
+    for index in range(12):
+        scene = paint(0, index)
+        assert scene.image.shape == (128, 128, 3) and scene.image.dtype == np.uint8
+        assert set(scene.masks) <= set(classes) and scene.masks
+        assert np.sum(list(scene.masks.values()), axis=0).max() == 1
+        assert all(mask.any() for mask in scene.masks.values())
+        seen |= set(scene.masks)
+    assert seen == set(classes)
+
+
+def test_no_class_is_in_every_picture(world):
+    """Otherwise nothing could be asked for that is not there."""
+    paint, classes = WORLDS[world]
+    scenes = [paint(0, index) for index in range(20)]
+    for name in classes:
+        assert any(name not in scene.masks for scene in scenes)
+
+
+def test_a_mask_is_where_its_class_was_painted():
+    """Water is bluer than what is around it, nuclei are darker than the tissue."""
+    for paint, name, darker in ((WORLDS["fields"][0], "lake", False), (WORLDS["cells"][0], "nucleus", True)):
+        scene = next(scene for scene in (paint(0, index) for index in range(20)) if name in scene.masks)
+        inside = scene.image[scene.masks[name]].mean(0)
+        outside = scene.image[~scene.masks[name]].mean(0)
+        value = inside.sum() - outside.sum() if darker else (outside - inside)[2] + (inside - outside)[0]
+        assert value < -40
+
+
+def test_the_written_data_set_is_read_by_the_folder_adapter(world, tmp_path):
+    path = write_dataset(world, tmp_path, TEST + VALIDATION + 10, seed=7)
+    paint, classes = WORLDS[world]
+    data = load_data(path)
+    [(train, _)] = open_split(data, "train")
+    assert len(train) == 10 and train.class_names == list(classes)
+    sample, scene = train.sample(1), paint(7, 1)
+    assert np.array_equal(sample.image, scene.image)
+    assert {query.name for query in sample.queries if query.mask is not None} == set(scene.masks)
+    for query in sample.queries:
+        if query.mask is not None:
+            assert np.array_equal(query.mask, scene.masks[query.name])
+        else:
+            assert query.name not in scene.masks
+    assert [len(open_split(data, part)[0][0]) for part in ("validation", "test")] == [VALIDATION, TEST]
+
+
+def test_the_committed_data_yaml_names_the_same_classes(world, tmp_path):
+    path = write_dataset(world, tmp_path, TEST + VALIDATION + 10)
+    written, committed = load_data(path), load_data(ROOT / f"train/configs/data/{world}.yaml")
+    for part in ("train", "validation", "test"):
+        assert written.split(part)[0].classes == committed.split(part)[0].classes
+
+
+def test_too_few_images_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="ask for more"):
+        write_dataset("cells", tmp_path, TEST + VALIDATION)
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    line = [sys.executable, str(ROOT / "train/demo/experiments.py"), *map(str, arguments)]
+    return subprocess.run(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+
+
+def test_a_family_runs_once_and_its_table_shows_the_scores(tmp_path):
+    """Two trainings of two steps on four images, by the command; the second call trains nothing."""
+    model = tiny_base(tmp_path / "model.safetensors", in_channels=8)
+    output, docs = tmp_path / "out", tmp_path / "docs"
+    small = ("--images", 2, "--steps", 2, "--set", "resolution=64", "batch_size=2", "validation.images=1")
+    family = ("domain", "--model", model, "--output", output, "--only", "cells", "20", *small)
+    first = run(*family)
+    assert first.returncode == 0, first.stderr
+    results = {path.stem: json.loads(path.read_text()) for path in output.glob("*.json")}
+    assert {"cells-full-20-seed0", "cells-lora-20-seed0", "cells-random-20-seed0"} <= set(results)
+    assert results["cells-lora-20-seed0"]["bytes"] < results["cells-full-20-seed0"]["bytes"]
+    assert all(0 <= result["scores"][0]["miou"] <= 1 for result in results.values())
+    again = run(*family)
+    assert again.returncode == 0 and "finetune.py" not in again.stdout
+    docs.mkdir()
+    (docs / "experiments.md").write_text("# Experiments\n\n<!-- table: domain -->\nold\n<!-- end -->\n\nprose\n")
+    table = run("table", "--output", output, "--docs", docs)
+    assert table.returncode == 0, table.stderr
+    text = (docs / "experiments.md").read_text()
+    assert "old" not in text and text.endswith("prose\n")
+    assert f"{results['cells-full-20-seed0']['scores'][0]['miou']:.3f}" in text
+    assert Image.open(docs / "img/experiments/domain.png").size[0] > 300

@@ -1,0 +1,46 @@
+"""AdamW in eight bits: close to AdamW, smaller, and refused in words where it cannot run."""
+
+import sys
+
+import pytest
+import torch
+
+from train.config import Optimizer, load_config
+from train.loop import Trainer
+from train.optimizer import make_optimizer
+from train.resume import optimizer_tensors
+from train.yaml_config import ConfigError
+
+
+def test_eight_bits_train_like_adamw_with_smaller_moments(config_file):
+    pytest.importorskip("bitsandbytes")
+
+    def train(kind: str):
+        trainer = Trainer(load_config(config_file, [f"optimizer.kind={kind}", f"output={config_file.parent / kind}"]))
+        start = [weight.detach().clone() for weight in trainer._parameters()]
+        for step in range(6):
+            trainer.step(trainer.batches[step])
+        moved = torch.cat([(a.detach() - b).flatten() for a, b in zip(trainer._parameters(), start, strict=True)])
+        return moved, sum(tensor.nbytes for tensor in optimizer_tensors(trainer.optimizer)[0].values())
+
+    (exact, full), (coarse, small) = train("adamw"), train("adamw_8bit")
+    assert torch.cosine_similarity(exact, coarse, dim=0) > 0.95
+    assert small < 0.5 * full  # a quarter, but for weights of under 4096 numbers
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ConfigError, match=r"pip install bitsandbytes.*kind: adamw"):
+        make_optimizer([torch.nn.Parameter(torch.zeros(2))], Optimizer(kind="adamw_8bit"))
+
+
+def test_a_release_that_cannot_run_here_is_named(monkeypatch):
+    optim = pytest.importorskip("bitsandbytes.optim")
+
+    class CudaOnly(optim.AdamW8bit):
+        def step(self, closure=None):
+            raise NotImplementedError("no CPU")
+
+    monkeypatch.setattr(optim, "AdamW8bit", CudaOnly)
+    with pytest.raises(ConfigError, match=r"cannot run adamw_8bit on cpu .*no CPU.*newer bitsandbytes"):
+        make_optimizer([torch.nn.Parameter(torch.zeros(2))], Optimizer(kind="adamw_8bit"))
