@@ -44,9 +44,15 @@ STOCK_SIGMA_MAX = 4519.0
 """Sigma at a zero-terminal-SNR end for the host's own samplers, its own constant: 1e6 would break Euler in fp32."""
 CPU_CHUNK, GPU_CHUNK = 1, 32
 """U-Net items per call at most. One on a CPU: no slower there, and a mask is bit-identical however many are asked."""
-WEIGHT_DTYPES = {"default": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
-                 "fp8_e4m3fn": torch.float8_e4m3fn, "fp8_e4m3fn_fast": torch.float8_e4m3fn,
-                 "fp8_e5m2": torch.float8_e5m2}
+WEIGHT_DTYPES = {
+    "default": None,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
 """Storage of the U-Net's weights; `_fast` also multiplies in fp8 where the device can."""
 
 mm = comfy.model_management
@@ -64,8 +70,9 @@ def register_folders(bundled: Path) -> None:
 
 def checkpoint_names() -> list[str]:
     """Names for a loader's list: every .safetensors of the digseg folders, then every diffusers folder in them."""
-    folders = sorted({p.parent.name for root in folder_paths.get_folder_paths(FOLDER)
-                      for p in Path(root).glob("*/model_index.json")})
+    folders = sorted(
+        {p.parent.name for root in folder_paths.get_folder_paths(FOLDER) for p in Path(root).glob("*/model_index.json")}
+    )
     files = [n for n in folder_paths.get_filename_list(FOLDER) if Path(n).parts[0] not in folders]  # no parts of folders
     return list(dict.fromkeys(files + folders))
 
@@ -79,8 +86,10 @@ def checkpoint_path(name: str) -> Path:
     for root in roots:
         if (Path(root) / name / "model_index.json").is_file():
             return Path(root) / name
-    raise CheckpointError(f"There is no checkpoint {name!r}. Put it into {roots[0]} and press R to refresh the list; "
-                          f"found there now: {', '.join(checkpoint_names()) or 'nothing'}.")
+    raise CheckpointError(
+        f"There is no checkpoint {name!r}. Put it into {roots[0]} and press R to refresh the list; "
+        f"found there now: {', '.join(checkpoint_names()) or 'nothing'}."
+    )
 
 
 def open_named(name: str, in_channels: int = 8, mask_target: str = "auto") -> Checkpoint:
@@ -134,11 +143,15 @@ class DiGSegModel(comfy.model_base.BaseModel):
             return None
         latent, noise = kwargs.get("concat_latent_image"), kwargs["noise"]
         if latent is None:
-            raise ValueError("This DiGSeg model was sampled without an image. Put DiGSeg Conditioning before the "
-                             "sampler, or use DiGSeg Sampler.")
+            raise ValueError(
+                "This DiGSeg model was sampled without an image. Put DiGSeg Conditioning before the "
+                "sampler, or use DiGSeg Sampler."
+            )
         if latent.shape[-2:] != noise.shape[-2:]:
-            raise ValueError(f"The image latent is {tuple(latent.shape[-2:])}, the sampled latent "
-                             f"{tuple(noise.shape[-2:])} (height, width). Sample the LATENT of DiGSeg Conditioning.")
+            raise ValueError(
+                f"The image latent is {tuple(latent.shape[-2:])}, the sampled latent "
+                f"{tuple(noise.shape[-2:])} (height, width). Sample the LATENT of DiGSeg Conditioning."
+            )
         return super().concat_cond(**{k: v for k, v in kwargs.items() if k not in ("denoise_mask", "concat_mask")})
 
 
@@ -175,8 +188,10 @@ def _native_unet(weights: dict[str, Tensor], layout: dict, name: str) -> dict[st
     names = comfy.utils.unet_to_diffusers(layout)
     left = sorted(set(weights) - set(names))
     if left:
-        raise CheckpointError(f"{name}: {len(left)} U-Net tensors do not fit its config, for example {left[0]}. "
-                              "The file is damaged or was edited; export it again.")
+        raise CheckpointError(
+            f"{name}: {len(left)} U-Net tensors do not fit its config, for example {left[0]}. "
+            "The file is damaged or was edited; export it again."
+        )
     return {native: weights[key] for key, native in names.items() if key in weights}
 
 
@@ -184,8 +199,12 @@ def _choose_dtype(host_config: _HostConfig, weights: dict[str, Tensor], wanted: 
     """Storage and compute dtypes, by the host's own rules and flags unless a storage dtype is wanted."""
     supported = list(host_config.supported_inference_dtypes)
     device = mm.get_torch_device()
-    dtype = wanted or mm.unet_dtype(device=device, model_params=comfy.utils.calculate_parameters(weights),
-                                    supported_dtypes=supported, weight_dtype=comfy.utils.weight_dtype(weights))
+    dtype = wanted or mm.unet_dtype(
+        device=device,
+        model_params=comfy.utils.calculate_parameters(weights),
+        supported_dtypes=supported,
+        weight_dtype=comfy.utils.weight_dtype(weights),
+    )
     host_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, supported))
 
 
@@ -193,12 +212,16 @@ def _load_weights(model: DiGSegModel, patcher, weights: dict[str, Tensor], name:
     expected = model.diffusion_model.state_dict()
     missing = sorted(set(expected) - set(weights))
     if missing:
-        raise CheckpointError(f"{name} lacks {len(missing)} of {len(expected)} U-Net tensors, for example {missing[0]}. "
-                              "Download or export it again.")
+        raise CheckpointError(
+            f"{name} lacks {len(missing)} of {len(expected)} U-Net tensors, for example {missing[0]}. "
+            "Download or export it again."
+        )
     wrong = next((k for k, v in expected.items() if v.shape != weights[k].shape), None)
     if wrong is not None:
-        raise CheckpointError(f"{name} says its U-Net tensor {wrong} is {tuple(expected[wrong].shape)}, in the file it is "
-                              f"{tuple(weights[wrong].shape)}. The file was edited; download or export it again.")
+        raise CheckpointError(
+            f"{name} says its U-Net tensor {wrong} is {tuple(expected[wrong].shape)}, in the file it is "
+            f"{tuple(weights[wrong].shape)}. The file was edited; download or export it again."
+        )
     extra = {}
     if "assign" in inspect.signature(model.load_model_weights).parameters and hasattr(patcher, "is_dynamic"):
         extra["assign"] = patcher.is_dynamic()
@@ -213,7 +236,7 @@ def _set_heads(unet: UNetModel, layout: dict, heads: list[int]) -> None:
             side, index = key.split(".")[:2]
             level = -1 if side == "mid_block" else int(index) if side == "down_blocks" else len(heads) - 1 - int(index)
             words = native.split(".")
-            per_block[".".join(words[:words.index("transformer_blocks") + 2])] = heads[level]
+            per_block[".".join(words[: words.index("transformer_blocks") + 2])] = heads[level]
     for name, block in unet.named_modules():
         if isinstance(block, BasicTransformerBlock):
             width = block.attn1.to_q.weight.shape[1]
@@ -226,8 +249,10 @@ def config_of(model) -> CheckpointConfig:
     """The checkpoint config of a MODEL made by a DiGSeg loader; a clear error for any other MODEL."""
     config = getattr(model.model, "digseg_config", None)
     if config is None or config.unet["in_channels"] != 8:
-        raise ValueError(f"This MODEL ({type(model.model).__name__}) paints pictures, it cannot segment. Connect the "
-                         "MODEL of Load DiGSeg Checkpoint or Load DiGSeg U-Net.")
+        raise ValueError(
+            f"This MODEL ({type(model.model).__name__}) paints pictures, it cannot segment. Connect the "
+            "MODEL of Load DiGSeg Checkpoint or Load DiGSeg U-Net."
+        )
     return config
 
 
@@ -240,8 +265,9 @@ def lora_path(name: str) -> Path:
     """The file behind a name of `lora_names`; CheckpointError when it is gone."""
     file = folder_paths.get_full_path("loras", name)
     if file is None:
-        raise CheckpointError(f"There is no LoRA {name!r}. Put it into {folder_paths.get_folder_paths('loras')[0]} and "
-                              "press R to refresh the list.")
+        raise CheckpointError(
+            f"There is no LoRA {name!r}. Put it into {folder_paths.get_folder_paths('loras')[0]} and press R to refresh the list."
+        )
     return Path(file)
 
 
@@ -314,8 +340,10 @@ def _wrong_shapes(lora: dict[str, Tensor], targets: dict, weights: dict[str, Ten
 
 def _does_not_fit(path: Path, names: list[str], total: int, what: str) -> str:
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return (f"{path.name} does not fit this model: {len(names)} of {total} {what}: {listed}. Use a LoRA trained on this "
-            "checkpoint's U-Net (the same Stable Diffusion family); text encoder layers cannot be applied to a MODEL.")
+    return (
+        f"{path.name} does not fit this model: {len(names)} of {total} {what}: {listed}. Use a LoRA trained on this "
+        "checkpoint's U-Net (the same Stable Diffusion family); text encoder layers cannot be applied to a MODEL."
+    )
 
 
 def load_clip(checkpoint: Checkpoint):
@@ -323,20 +351,29 @@ def load_clip(checkpoint: Checkpoint):
     config = checkpoint.config.text_encoder
     if config is None:
         raise CheckpointError(_lacks(checkpoint, "text encoder (CLIP)"))
-    weights = {k if k.startswith(("text_model.", "text_projection.")) else f"text_model.{k}": v
-               for k, v in checkpoint.state_dict("text_encoder", _read).items() if not k.endswith("position_ids")}
+    weights = {
+        k if k.startswith(("text_model.", "text_projection.")) else f"text_model.{k}": v
+        for k, v in checkpoint.state_dict("text_encoder", _read).items()
+        if not k.endswith("position_ids")
+    }
     # The host stores text encoders in fp16 even on a CPU, where nothing is gained by rounding an fp32 file.
     options = {"dtype": comfy.utils.weight_dtype(weights)} if mm.is_device_cpu(mm.text_encoder_device()) else {}
-    arguments = {"target": _clip_target(config), "embedding_directory": None, "model_options": options,
-                 "parameters": comfy.utils.calculate_parameters(weights)}
+    arguments = {
+        "target": _clip_target(config),
+        "embedding_directory": None,
+        "model_options": options,
+        "parameters": comfy.utils.calculate_parameters(weights),
+    }
     if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
         return comfy.sd.CLIP(**arguments, state_dict=[weights])
     clip = comfy.sd.CLIP(**arguments)
     missing, unexpected = clip.load_sd(weights)
     missing = [k for k in missing if "text_projection" not in k]
     if missing or unexpected:
-        raise CheckpointError(f"{checkpoint.path.name}: the text encoder lacks {missing[:3]} and has unknown "
-                              f"{unexpected[:3]}. The file is damaged or was edited; export it again.")
+        raise CheckpointError(
+            f"{checkpoint.path.name}: the text encoder lacks {missing[:3]} and has unknown "
+            f"{unexpected[:3]}. The file is damaged or was edited; export it again."
+        )
     return clip
 
 
@@ -348,24 +385,38 @@ def _clip_target(config: dict):
 
     class Encoder(comfy.sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
-            super().__init__(device=device, dtype=dtype, model_options=model_options or {}, layer="last",
-                             textmodel_json_config=dict(json_config), special_tokens=tokens,
-                             return_projected_pooled=False)
+            super().__init__(
+                device=device,
+                dtype=dtype,
+                model_options=model_options or {},
+                layer="last",
+                textmodel_json_config=dict(json_config),
+                special_tokens=tokens,
+                return_projected_pooled=False,
+            )
 
     class Model(comfy.sd1_clip.SD1ClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
-            super().__init__(device=device, dtype=dtype, model_options=model_options or {},
-                             clip_name="h" if second else "l", clip_model=Encoder)
+            super().__init__(
+                device=device,
+                dtype=dtype,
+                model_options=model_options or {},
+                clip_name="h" if second else "l",
+                clip_model=Encoder,
+            )
 
     class Words(comfy.sd1_clip.SDTokenizer):
         def __init__(self, embedding_directory=None, tokenizer_data=None):
-            super().__init__(pad_with_end=not second, embedding_directory=embedding_directory,
-                             embedding_size=config["hidden_size"], embedding_key="clip_h" if second else "clip_l")
+            super().__init__(
+                pad_with_end=not second,
+                embedding_directory=embedding_directory,
+                embedding_size=config["hidden_size"],
+                embedding_key="clip_h" if second else "clip_l",
+            )
 
     class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
         def __init__(self, embedding_directory=None, tokenizer_data=None):
-            super().__init__(embedding_directory=embedding_directory, clip_name="h" if second else "l",
-                             tokenizer=Words)
+            super().__init__(embedding_directory=embedding_directory, clip_name="h" if second else "l", tokenizer=Words)
 
     return comfy.supported_models_base.ClipTarget(Tokenizer, Model)
 
@@ -386,25 +437,39 @@ def _vae_layout(config: dict, name: str) -> dict | None:
     """The host's VAE config; None means the ordinary Stable Diffusion VAE, which the host knows."""
     channels = list(config["block_out_channels"])
     if config.get("norm_num_groups", HOST_GROUPS) != HOST_GROUPS or len(channels) != 4:
-        raise CheckpointError(f"{name} has a VAE with {config.get('norm_num_groups')} norm groups and {len(channels)} "
-                              f"levels; ComfyUI's has {HOST_GROUPS} and 4.")
+        raise CheckpointError(
+            f"{name} has a VAE with {config.get('norm_num_groups')} norm groups and {len(channels)} "
+            f"levels; ComfyUI's has {HOST_GROUPS} and 4."
+        )
     if abs(config.get("scaling_factor", LATENT_SCALE) - LATENT_SCALE) > 1e-6:
-        raise CheckpointError(f"{name} has a VAE with scaling factor {config['scaling_factor']}; Stable Diffusion 1.x "
-                              f"and 2.x have {LATENT_SCALE}, the only one supported.")
+        raise CheckpointError(
+            f"{name} has a VAE with scaling factor {config['scaling_factor']}; Stable Diffusion 1.x "
+            f"and 2.x have {LATENT_SCALE}, the only one supported."
+        )
     layers = config.get("layers_per_block", 2)
     if channels == [128, 256, 512, 512] and layers == 2:
         return None
-    ddconfig = {"double_z": True, "z_channels": config["latent_channels"], "resolution": 256, "in_channels": 3,
-                "out_ch": 3, "ch": channels[0], "ch_mult": [c // channels[0] for c in channels],
-                "num_res_blocks": layers, "attn_resolutions": [], "dropout": 0.0}
+    ddconfig = {
+        "double_z": True,
+        "z_channels": config["latent_channels"],
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": channels[0],
+        "ch_mult": [c // channels[0] for c in channels],
+        "num_res_blocks": layers,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
     return {"params": {"ddconfig": ddconfig, "embed_dim": config["latent_channels"]}}
 
 
 def _lacks(checkpoint: Checkpoint, part: str) -> str:
-    return (f"{checkpoint.path.name} holds no {part}, only: {', '.join(checkpoint.components)}. Load it with "
-            "Load DiGSeg U-Net, and take CLIP and VAE from the Stable Diffusion checkpoint it was trained from (node "
-            "Load Checkpoint).")
-
+    return (
+        f"{checkpoint.path.name} holds no {part}, only: {', '.join(checkpoint.components)}. Load it with "
+        "Load DiGSeg U-Net, and take CLIP and VAE from the Stable Diffusion checkpoint it was trained from (node "
+        "Load Checkpoint)."
+    )
 
 
 def encode_text(clip, text: str) -> Tensor:
@@ -456,8 +521,10 @@ def _is_oom(error: Exception) -> bool:
 
 def _finite(tensor: Tensor, what: str, part: str) -> Tensor:
     if not torch.isfinite(tensor).all():
-        raise RuntimeError(f"The {what} holds NaN or infinite values: the {part} overflows in this precision. Start "
-                           f"ComfyUI with --fp32-{'vae' if part == 'VAE' else 'unet'}, or choose weight_dtype fp32.")
+        raise RuntimeError(
+            f"The {what} holds NaN or infinite values: the {part} overflows in this precision. Start "
+            f"ComfyUI with --fp32-{'vae' if part == 'VAE' else 'unet'}, or choose weight_dtype fp32."
+        )
     return tensor
 
 
@@ -505,8 +572,15 @@ def save_label_maps(ids: Tensor, names: tuple[str, ...], prefix: str) -> list[Pa
     return paths
 
 
-def sample(model, text: Tensor, image_latents: Tensor, noise: Tensor, schedule: DDIMSchedule,
-           on_step: Callable[[int, Tensor], None] | None = None, sampler=None) -> Tensor:
+def sample(
+    model,
+    text: Tensor,
+    image_latents: Tensor,
+    noise: Tensor,
+    schedule: DDIMSchedule,
+    on_step: Callable[[int, Tensor], None] | None = None,
+    sampler=None,
+) -> Tensor:
     """One batch of mask latents through the host's model management with exact DDIM, or with a host SAMPLER.
 
     text [N,77,D]; image_latents [N,4,h,w] unscaled; noise [N,4,h,w] of unit variance (or zeros). on_step(i, x0) gets
@@ -516,8 +590,12 @@ def sample(model, text: Tensor, image_latents: Tensor, noise: Tensor, schedule: 
     def ddim(model_fn, x, sigmas, extra_args=None, callback=None, disable=None):
         ones = x.new_ones([x.shape[0]])
         # x is the noise scaled by the host, by sigma or by sqrt(1 + sigma^2) as its rules say: start from the noise itself.
-        return ddim_sample(lambda y, sigma: model_fn(y, ones * sigma, **(extra_args or {})), noise.to(x), schedule,
-                           lambda i, x0, y: callback({"i": i, "denoised": x0, "x": y, "sigma": sigmas[i]}))
+        return ddim_sample(
+            lambda y, sigma: model_fn(y, ones * sigma, **(extra_args or {})),
+            noise.to(x),
+            schedule,
+            lambda i, x0, y: callback({"i": i, "denoised": x0, "x": y, "sigma": sigmas[i]}),
+        )
 
     def report(i, x0, _x, _total):
         if on_step is not None:
@@ -527,8 +605,19 @@ def sample(model, text: Tensor, image_latents: Tensor, noise: Tensor, schedule: 
     if sampler is not None:
         sigmas = sigmas.clamp(max=STOCK_SIGMA_MAX)
     positive = conditioning(text, image_latents)
-    latents = comfy.sample.sample_custom(model, noise, 1.0, sampler or comfy.samplers.KSAMPLER(ddim), sigmas, positive,
-                                         positive, torch.zeros_like(noise), callback=report, disable_pbar=True, seed=0)
+    latents = comfy.sample.sample_custom(
+        model,
+        noise,
+        1.0,
+        sampler or comfy.samplers.KSAMPLER(ddim),
+        sigmas,
+        positive,
+        positive,
+        torch.zeros_like(noise),
+        callback=report,
+        disable_pbar=True,
+        seed=0,
+    )
     return _finite(latents.float(), "mask latent", "U-Net")
 
 

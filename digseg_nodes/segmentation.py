@@ -67,8 +67,10 @@ def encode_image(vae, image: Tensor, resolution: int, tile: int = 0, progress: P
 
 def _check_image(image: Tensor) -> None:
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
-        raise ValueError(f"The image has the shape {tuple(image.shape)}; frames x height x width x 1, 3 or 4 channels "
-                         "is expected, none of them empty. Connect the IMAGE of a node like Load Image.")
+        raise ValueError(
+            f"The image has the shape {tuple(image.shape)}; frames x height x width x 1, 3 or 4 channels "
+            "is expected, none of them empty. Connect the IMAGE of a node like Load Image."
+        )
 
 
 def _probe(vae) -> Tensor:
@@ -123,8 +125,9 @@ def call_count(model, prompts: EncodedPrompts, image: EncodedImage, settings: Sa
     return len(image.latents) * wordings * settings.members(config) * len(settings.schedule(config))
 
 
-def sample_masks(model, prompts: EncodedPrompts, image: EncodedImage, settings: SamplerSettings,
-                 progress: Progress | None = None) -> dict:
+def sample_masks(
+    model, prompts: EncodedPrompts, image: EncodedImage, settings: SamplerSettings, progress: Progress | None = None
+) -> dict:
     """Mask latents for every frame and prompt, in chunks that fit the free memory: a LATENT dict.
 
     `samples` [F*K,4,h,w] unscaled, frame by frame, within a frame prompt by prompt. The latents of a prompt's wordings and
@@ -138,8 +141,13 @@ def sample_masks(model, prompts: EncodedPrompts, image: EncodedImage, settings: 
     progress = progress or Progress(call_count(model, prompts, image, settings))
     size = image.latents.shape[-2:]
     noises = torch.cat([ddim.initial_noise(settings.seed, e, (1, 4, *size), config.initial_noise) for e in range(members)])
-    jobs = [(f, k, s, e) for f in range(len(image.latents)) for k in range(count)
-            for s in range(len(prompts.embeddings[k])) for e in range(members)]
+    jobs = [
+        (f, k, s, e)
+        for f in range(len(image.latents))
+        for k in range(count)
+        for s in range(len(prompts.embeddings[k]))
+        for e in range(members)
+    ]
     out = torch.zeros(members, len(image.latents) * count, 4, *size)
     run = _Run(model, prompts, image, noises, plan, settings.sampler, progress, MaskPreview(image))
     for chunk in _chunks(jobs, host.chunk_size(model, tuple(size))):
@@ -160,12 +168,14 @@ def empty_mask(image: EncodedImage, name: str, model=None) -> dict:
 def _check_width(prompts: EncodedPrompts, config) -> None:
     wanted, found = config.unet["cross_attention_dim"], prompts.embeddings[0].shape[-1]
     if wanted != found:
-        raise ValueError(f"The text is {found} numbers wide, this DiGSeg model reads {wanted} (768: SD 1.x, 1024: SD 2.x). "
-                         "Use the CLIP of the Stable Diffusion the model was trained from.")
+        raise ValueError(
+            f"The text is {found} numbers wide, this DiGSeg model reads {wanted} (768: SD 1.x, 1024: SD 2.x). "
+            "Use the CLIP of the Stable Diffusion the model was trained from."
+        )
 
 
 def _chunks(items: list, size: int):
-    return (items[i:i + size] for i in range(0, len(items), size))
+    return (items[i : i + size] for i in range(0, len(items), size))
 
 
 @dataclass(frozen=True)
@@ -215,8 +225,10 @@ def decode_masks(vae, latent: dict, uncertainty: bool = False, progress: Progres
     """
     source = latent.get("digseg")
     if not isinstance(source, MaskSource):
-        raise ValueError("This LATENT does not come from DiGSeg Sampler (or DiGSeg Conditioning), so it is not known which "
-                         "photo and prompts its masks belong to.")
+        raise ValueError(
+            "This LATENT does not come from DiGSeg Sampler (or DiGSeg Conditioning), so it is not known which "
+            "photo and prompts its masks belong to."
+        )
     frames, count = len(source.image.latents), len(source.names)
     if len(latent["samples"]) != frames * count:
         raise ValueError(f"The LATENT holds {len(latent['samples'])} masks; {frames} frames x {count} prompts were expected.")
@@ -249,8 +261,18 @@ def _fitted_photos(image: EncodedImage, frames: Tensor) -> Tensor:
     return torch.cat([geometry.fit(image.frame(int(f))[None], image.geometry) for f in frames])
 
 
-def segment(model, clip, vae, image: Tensor, prompts: list[Prompt], settings: SamplerSettings, resolution: int = 0,
-            tile: int = 0, uncertainty: bool = False, threshold: float = 0.0) -> tuple[masks.Masks, Tensor]:
+def segment(
+    model,
+    clip,
+    vae,
+    image: Tensor,
+    prompts: list[Prompt],
+    settings: SamplerSettings,
+    resolution: int = 0,
+    tile: int = 0,
+    uncertainty: bool = False,
+    threshold: float = 0.0,
+) -> tuple[masks.Masks, Tensor]:
     """All of it in one, with one progress bar: the same masks, bit for bit, as the four steps one by one.
 
     Also returns `draw_overlay` of them, which becomes the last preview: a node keeps showing its last preview.

@@ -7,8 +7,12 @@ from .ldm_names import LDM_PREFIX
 Shapes = dict[str, tuple[int, ...]]
 
 _COMMON = {
-    "_class_name": "UNet2DConditionModel", "sample_size": 64, "in_channels": 8, "out_channels": 4,
-    "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2,
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 64,
+    "in_channels": 8,
+    "out_channels": 4,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
@@ -24,8 +28,12 @@ _CONV, _TEXT = "conv_in.weight", "down_blocks.0.attentions.0.transformer_blocks.
 
 def unet_prefix(shapes: Shapes) -> tuple[str, bool] | None:
     """(key prefix, whether names are LDM's) of the U-Net in a file; None when there is none."""
-    for prefix, conv, ldm in ((LDM_PREFIX["unet"], _LDM_CONV, True), ("", _LDM_CONV, True), ("unet.", _CONV, False),
-                              ("", _CONV, False)):
+    for prefix, conv, ldm in (
+        (LDM_PREFIX["unet"], _LDM_CONV, True),
+        ("", _LDM_CONV, True),
+        ("unet.", _CONV, False),
+        ("", _CONV, False),
+    ):
         if len(shapes.get(prefix + conv, ())) == 4:
             return prefix, ldm
     return None
@@ -51,6 +59,14 @@ def bare_unet_config(shapes: Shapes) -> dict | None:
 def bare_scheduler(text_width: int, metadata: dict[str, str]) -> dict:
     """Stable Diffusion's noise schedule; prediction type from `modelspec.prediction_type`, else that of the base family."""
     said = metadata.get("modelspec.prediction_type", "v" if text_width == 1024 else "epsilon")
-    return {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
-            "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False, "set_alpha_to_one": False,
-            "timestep_spacing": "trailing", "prediction_type": "v_prediction" if said.startswith("v") else "epsilon"}
+    return {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "timestep_spacing": "trailing",
+        "prediction_type": "v_prediction" if said.startswith("v") else "epsilon",
+    }

@@ -84,8 +84,10 @@ class CheckpointConfig:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise CheckpointError(f"The checkpoint's {name} is {value!r}; this version knows {', '.join(allowed)}. "
-                              "Update the node pack, or convert the checkpoint.")
+        raise CheckpointError(
+            f"The checkpoint's {name} is {value!r}; this version knows {', '.join(allowed)}. "
+            "Update the node pack, or convert the checkpoint."
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Part:
         """The tensor's diffusers / transformers name; None when it is not of this component."""
         if self.names is not None:
             return self.names.get(stored)
-        return stored[len(self.prefix):] if stored.startswith(self.prefix) else None
+        return stored[len(self.prefix) :] if stored.startswith(self.prefix) else None
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,10 @@ class Checkpoint:
     def state_dict(self, component: str, read: Callable[[str], dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
         """Tensors of one component in diffusers / transformers names; `read` loads a whole file (default: lazily)."""
         if component not in self.parts:
-            raise CheckpointError(f"{self.path.name} has no {component.replace('_', ' ')} (it has: "
-                                  f"{', '.join(self.components)}). Take it from your Stable Diffusion checkpoint.")
+            raise CheckpointError(
+                f"{self.path.name} has no {component.replace('_', ' ')} (it has: "
+                f"{', '.join(self.components)}). Take it from your Stable Diffusion checkpoint."
+            )
         part = self.parts[component]
         out: dict[str, Tensor] = {}
         for file in part.files:
@@ -153,9 +157,16 @@ def _modern(vae: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         yield ".".join([*module, _OLD_ATTENTION.get(layer, layer), kind]), tensor.flatten(1) if tensor.ndim == 4 else tensor
 
 
-def save_checkpoint(path: str | os.PathLike, components: dict[str, dict[str, Tensor]], config: CheckpointConfig, *,
-                    title: str, description: str = "", license: str = "",
-                    extra_metadata: dict[str, str] | None = None) -> None:
+def save_checkpoint(
+    path: str | os.PathLike,
+    components: dict[str, dict[str, Tensor]],
+    config: CheckpointConfig,
+    *,
+    title: str,
+    description: str = "",
+    license: str = "",
+    extra_metadata: dict[str, str] | None = None,
+) -> None:
     """Write a single-file checkpoint atomically (a reader never sees half a file).
 
     components: tensors per component of COMPONENTS, in diffusers / transformers names. extra_metadata goes on top of the
@@ -163,8 +174,7 @@ def save_checkpoint(path: str | os.PathLike, components: dict[str, dict[str, Ten
     """
     unknown = set(components) - set(COMPONENTS)
     if unknown or not components.get("unet"):
-        raise CheckpointError(f"A checkpoint holds {', '.join(COMPONENTS)} and at least the unet; "
-                              f"got {sorted(components)}.")
+        raise CheckpointError(f"A checkpoint holds {', '.join(COMPONENTS)} and at least the unet; got {sorted(components)}.")
     tensors = {f"{c}.{k}": v.detach().cpu().contiguous() for c, sd in components.items() for k, v in sd.items()}
     metadata = describe_config(config, title, description, license)
     write_safetensors(Path(path), tensors, {**metadata, **(extra_metadata or {})})
@@ -172,8 +182,7 @@ def save_checkpoint(path: str | os.PathLike, components: dict[str, dict[str, Ten
 
 def describe_config(config: CheckpointConfig, title: str, description: str = "", license: str = "") -> dict[str, str]:
     """The `__metadata__` of a checkpoint file."""
-    return {"digseg.format": str(FORMAT), "digseg.config": config.to_json(),
-            **_modelspec(config, title, description, license)}
+    return {"digseg.format": str(FORMAT), "digseg.config": config.to_json(), **_modelspec(config, title, description, license)}
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -191,11 +200,17 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
 def _modelspec(config: CheckpointConfig, title: str, description: str, license: str) -> dict[str, str]:
     wide = config.unet.get("cross_attention_dim")
     base = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2"}.get(wide, "tiny")
-    return {"modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": f"{base}/digseg",
-            "modelspec.implementation": "diffusers", "modelspec.title": title, "modelspec.description": description,
-            "modelspec.date": date.today().isoformat(), "modelspec.license": license,
-            "modelspec.resolution": f"{config.resolution}x{config.resolution}",
-            "modelspec.prediction_type": config.prediction_type}
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{base}/digseg",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": title,
+        "modelspec.description": description,
+        "modelspec.date": date.today().isoformat(),
+        "modelspec.license": license,
+        "modelspec.resolution": f"{config.resolution}x{config.resolution}",
+        "modelspec.prediction_type": config.prediction_type,
+    }
 
 
 def open_checkpoint(path: str | os.PathLike, in_channels: int = 8, mask_target: str = "auto") -> Checkpoint:
@@ -222,12 +237,16 @@ def open_checkpoint(path: str | os.PathLike, in_channels: int = 8, mask_target: 
 
 
 def _wrong_channels(path: Path, found: int, expected: int) -> str:
-    kinds = {4: "a plain text-to-image model", 8: "a DiGSeg-shaped model (image + mask latents)",
-             9: "an inpainting model"}
-    advice = ("Fine-tune it first (python train/finetune.py), or choose a DiGSeg checkpoint." if expected == 8 else
-              "Choose the text-to-image base it was made from.")
-    return (f"{path.name} has a U-Net with {found} input channels: {kinds.get(found, 'an unknown kind of model')}. "
-            f"{expected} input channels are needed here. {advice}")
+    kinds = {4: "a plain text-to-image model", 8: "a DiGSeg-shaped model (image + mask latents)", 9: "an inpainting model"}
+    advice = (
+        "Fine-tune it first (python train/finetune.py), or choose a DiGSeg checkpoint."
+        if expected == 8
+        else "Choose the text-to-image base it was made from."
+    )
+    return (
+        f"{path.name} has a U-Net with {found} input channels: {kinds.get(found, 'an unknown kind of model')}. "
+        f"{expected} input channels are needed here. {advice}"
+    )
 
 
 def _open_file(path: Path, mask_target: str) -> Checkpoint:
@@ -248,15 +267,18 @@ def _open_file(path: Path, mask_target: str) -> Checkpoint:
 
 def _read_config(path: Path, metadata: dict[str, str]) -> CheckpointConfig:
     if not metadata["digseg.format"].isdecimal() or int(metadata["digseg.format"]) > FORMAT:
-        raise CheckpointError(f"{path.name} is format {metadata['digseg.format']}, this version reads up to {FORMAT}. "
-                              "Update the node pack.")
+        raise CheckpointError(
+            f"{path.name} is format {metadata['digseg.format']}, this version reads up to {FORMAT}. Update the node pack."
+        )
     try:
         return CheckpointConfig.from_json(metadata["digseg.config"])
     except CheckpointError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{path.name} says it is a DiGSeg checkpoint, but its digseg.config cannot be read "
-                              f"({error!r}). Export or download it again.") from error
+        raise CheckpointError(
+            f"{path.name} says it is a DiGSeg checkpoint, but its digseg.config cannot be read "
+            f"({error!r}). Export or download it again."
+        ) from error
 
 
 def _parts_of(path: Path, keys: Iterable[str], config: CheckpointConfig, metadata: dict[str, str]) -> dict[str, Part]:
@@ -270,8 +292,11 @@ def _ldm_parts(path: Path, keys: Iterable[str], config: CheckpointConfig, text_p
     """Parts of a file in LDM names; conv_in from the copy that was not rearranged, where there is one."""
     keys = list(keys)
     configs = {"unet": config.unet, "vae": config.vae, "text_encoder": config.text_encoder}
-    names = {c: names_from_ldm(c, keys, configs[c] or {}) for c, p in LDM_PREFIX.items()
-             if configs[c] and any(k.startswith(p) for k in keys)}
+    names = {
+        c: names_from_ldm(c, keys, configs[c] or {})
+        for c, p in LDM_PREFIX.items()
+        if configs[c] and any(k.startswith(p) for k in keys)
+    }
     if LDM_CONV_IN in keys:
         names["unet"] = {k: n for k, n in names["unet"].items() if n != "conv_in.weight"} | {LDM_CONV_IN: "conv_in.weight"}
     if "text_encoder" in names:
@@ -303,11 +328,23 @@ def _open_folder(path: Path, mask_target: str) -> Checkpoint:
         return _open_own_folder(path, configs, own, mask_target)
     task = diffusers_folder.dense_prediction(path)
     if task and mask_target == "auto":
-        raise CheckpointError(f"{path.name} is a Marigold model for {task}: it was trained without text and cannot segment "
-                              "what you name. If it was fine-tuned on masks since, choose mask_target binary or overlay.")
-    config = CheckpointConfig(scheduler=diffusers_folder.read_scheduler(path), base_model=path.name,
-                              mask_target="binary" if mask_target == "auto" else mask_target,
-                              **diffusers_folder.pipeline_defaults(path), **configs)
+        raise CheckpointError(
+            f"{path.name} is a Marigold model for {task}: it was trained without text and cannot segment "
+            "what you name. If it was fine-tuned on masks since, choose mask_target binary or overlay."
+        )
+    if diffusers_folder.is_painter(path) and mask_target == "auto":
+        raise CheckpointError(
+            f"{path.name} is an InstructPix2Pix model: it paints what it is told and cannot segment. Use it "
+            "with ComfyUI's own nodes. If it was fine-tuned on masks since, choose mask_target binary or "
+            "overlay."
+        )
+    config = CheckpointConfig(
+        scheduler=diffusers_folder.read_scheduler(path),
+        base_model=path.name,
+        mask_target="binary" if mask_target == "auto" else mask_target,
+        **diffusers_folder.pipeline_defaults(path),
+        **configs,
+    )
     return Checkpoint(path, config, {c: Part(diffusers_folder.weight_files(path / c)) for c in configs})
 
 

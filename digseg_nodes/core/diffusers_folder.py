@@ -13,9 +13,17 @@ VARIANTS = ("", ".fp16", ".bf16")
 OWN_CONFIG = "digseg_config.json"
 """What a folder written by train/convert.py says about itself beyond diffusers' own files: {config, metadata}."""
 
-_DDIM_DEFAULTS = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear",
-                  "set_alpha_to_one": True, "steps_offset": 0, "prediction_type": "epsilon",
-                  "timestep_spacing": "leading", "rescale_betas_zero_snr": False}
+_DDIM_DEFAULTS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "rescale_betas_zero_snr": False,
+}
 """What diffusers' DDIMScheduler takes for a setting that a scheduler_config.json does not mention."""
 
 _DENSE_PREDICTIONS = ("depth", "disparity", "normals", "intrinsics")
@@ -36,8 +44,15 @@ def read_configs(folder: Path) -> dict[str, dict]:
     """Configs of the U-Net, VAE and text encoder the folder holds; the U-Net at least."""
     configs = {c: read_json(folder / c / "config.json") for c in WEIGHTED if (folder / c / "config.json").is_file()}
     if "unet" not in configs:
-        raise CheckpointError(f"{folder} is a folder without unet/config.json. A diffusers folder holds model_index.json, "
-                              "unet/, vae/, text_encoder/ and scheduler/.")
+        raise CheckpointError(
+            f"{folder} is a folder without unet/config.json. A diffusers folder holds model_index.json, "
+            "unet/, vae/, text_encoder/ and scheduler/."
+        )
+    if configs["unet"].get("addition_embed_type") == "text_time":
+        raise CheckpointError(
+            f"{folder.name} is an SDXL model. DiGSeg checkpoints are fine-tuned from Stable Diffusion 1.x or "
+            "2.x with train/finetune.py."
+        )
     return configs
 
 
@@ -45,8 +60,9 @@ def read_scheduler(folder: Path) -> dict:
     """The folder's scheduler config, with diffusers' defaults for what it does not mention."""
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():
-        raise CheckpointError(f"{folder} has no scheduler/scheduler_config.json: the noise schedule is unknown. "
-                              "Download the whole folder.")
+        raise CheckpointError(
+            f"{folder} has no scheduler/scheduler_config.json: the noise schedule is unknown. Download the whole folder."
+        )
     scheduler = {**_DDIM_DEFAULTS, **read_json(file)}
     try:
         check_scheduler(scheduler)
@@ -74,6 +90,11 @@ def dense_prediction(folder: Path) -> str | None:
     return said if said in _DENSE_PREDICTIONS else None
 
 
+def is_painter(folder: Path) -> bool:
+    """Whether the folder says it is an InstructPix2Pix model, which has eight input channels too."""
+    return "InstructPix2Pix" in str(_model_index(folder).get("_class_name"))
+
+
 def _model_index(folder: Path) -> dict:
     file = folder / "model_index.json"
     return read_json(file) if file.is_file() else {}
@@ -89,8 +110,9 @@ def weight_files(folder: Path) -> list[Path]:
             for name in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
                 if (folder / name).is_file():
                     return _shards(folder / name)
-    raise CheckpointError(f"{folder} holds a config.json but no .safetensors weights (pickles are never opened). "
-                          "Download the safetensors variant.")
+    raise CheckpointError(
+        f"{folder} holds a config.json but no .safetensors weights (pickles are never opened). Download the safetensors variant."
+    )
 
 
 def _shards(index: Path) -> list[Path]:
@@ -98,6 +120,7 @@ def _shards(index: Path) -> list[Path]:
     files = [index.parent / Path(name).name for name in sorted(set(names))]
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
-        raise CheckpointError(f"{index.parent} lacks {len(missing)} of its {len(files)} parts ({', '.join(missing[:3])}). "
-                              "Download them too.")
+        raise CheckpointError(
+            f"{index.parent} lacks {len(missing)} of its {len(files)} parts ({', '.join(missing[:3])}). Download them too."
+        )
     return files

@@ -11,8 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 INK, PANEL, GRID, MUTED = (236, 239, 244), (24, 27, 33), (58, 64, 75), (160, 168, 182)
-_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "msyh.ttc", "PingFang.ttc", "wqy-microhei.ttc",
-               "DejaVuSans.ttf", "arialuni.ttf")
+_WIDE_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansSC-Regular.otf",
+    "msyh.ttc",
+    "PingFang.ttc",
+    "wqy-microhei.ttc",
+    "DejaVuSans.ttf",
+    "arialuni.ttf",
+)
 _HEAT = ((0.0, (8, 10, 30)), (0.25, (72, 20, 110)), (0.5, (190, 50, 85)), (0.75, (247, 140, 40)), (1.0, (252, 250, 180)))
 
 
@@ -45,7 +52,7 @@ def legend(entries: Sequence[tuple[str, tuple[int, int, int], str]], height: int
     size = int(min(28, max(13, height / 22)))
     row, pad = round(size * 1.6), round(size * 0.8)
     rows = max(1, (height - 2 * pad) // row, -(-len(entries) // 4))
-    columns = [entries[i:i + rows] for i in range(0, len(entries), rows)] or [[]]
+    columns = [entries[i : i + rows] for i in range(0, len(entries), rows)] or [[]]
     widths = [_column_width(column, size) for column in columns]
     panel = Image.new("RGB", (sum(widths) + pad * (len(columns) + 1), max(height, rows_height(columns, row, pad))), PANEL)
     draw = ImageDraw.Draw(panel)
@@ -97,10 +104,16 @@ def difference(prediction: Tensor, truth: Tensor) -> Tensor:
     return out
 
 
-def line_plot(curves: Sequence[tuple[str, Sequence[float], Sequence[float]]], x_label: str, y_label: str,
-              mark: float | None = None, size: tuple[int, int] = (720, 480)) -> Image.Image:
+def line_plot(
+    curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    mark: float | None = None,
+    size: tuple[int, int] = (720, 480),
+) -> Image.Image:
     """Curves (label, x, y) with both axes from 0 to 1; each curve's best point is dotted. mark: a vertical line at x."""
     from .palettes import palette
+
     width, height = size
     box = (70, 50, width - 24, height - 58)
     picture = Image.new("RGB", size, PANEL)

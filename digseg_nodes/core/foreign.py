@@ -15,15 +15,21 @@ def describe_not_safetensors(path: Path, error: Exception) -> str:
     if not head:
         return f"{path.name} is empty (0 bytes). Download it again."
     if zipfile.is_zipfile(path) or head[:1] == b"\x80":
-        return (f"{path.name} is a pickle (.ckpt/.pt). Pickles can run code when opened, so they never are. "
-                "Convert it to .safetensors, or download the safetensors version.")
+        return (
+            f"{path.name} is a pickle (.ckpt/.pt). Pickles can run code when opened, so they never are. "
+            "Convert it to .safetensors, or download the safetensors version."
+        )
     if head.startswith(b"version https://git-lfs"):
         return f"{path.name} is a Git LFS pointer, not the weights. Download the real file (git lfs pull)."
     if head.lstrip().startswith((b"<", b"{")) and head[8:9] != b"{":  # a safetensors header opens at byte 8
-        return (f"{path.name} is a text page, not weights: the download was answered with a message. Open it in an editor "
-                "to read it, then download again.")
-    return (f"{path.name} is not a complete .safetensors file ({path.stat().st_size} bytes; {error}). "
-            "The download may have been cut off: download it again.")
+        return (
+            f"{path.name} is a text page, not weights: the download was answered with a message. Open it in an editor "
+            "to read it, then download again."
+        )
+    return (
+        f"{path.name} is not a complete .safetensors file ({path.stat().st_size} bytes; {error}). "
+        "The download may have been cut off: download it again."
+    )
 
 
 def describe_foreign(path: Path, shapes: Shapes) -> str:
@@ -36,21 +42,19 @@ def _kind(shapes: Shapes) -> str:
         return "a LoRA, not a checkpoint. Load it with the node Load DiGSeg LoRA."
     if any("control_model." in k or "controlnet_" in k for k in shapes):
         return "a ControlNet. A DiGSeg checkpoint is needed here."
-    if any(k.startswith(("conditioner.embedders.1", "model.diffusion_model.label_emb")) or "add_embedding." in k
-           for k in shapes):
-        return ("an SDXL checkpoint. DiGSeg checkpoints are fine-tuned from Stable Diffusion 1.x or 2.x with "
-                "train/finetune.py.")
+    if any(k.startswith(("conditioner.embedders.1", "model.diffusion_model.label_emb")) or "add_embedding." in k for k in shapes):
+        return "an SDXL checkpoint. DiGSeg checkpoints are fine-tuned from Stable Diffusion 1.x or 2.x with train/finetune.py."
     channels = input_channels(shapes)
     return _KIND_BY_CHANNELS.get(channels) or _part_kind(shapes, channels)
 
 
 _KIND_BY_CHANNELS = {
     4: "a plain Stable Diffusion model (4 input channels): it paints, it cannot segment yet. Use it for CLIP and VAE, or "
-       "as `base:` of python train/finetune.py.",
+    "as `base:` of python train/finetune.py.",
     5: "a Stable Diffusion model guided by depth (5 input channels): it paints. A DiGSeg checkpoint is needed here.",
     8: "an 8-channel U-Net without DiGSeg metadata: it does not say how its masks are drawn, and InstructPixToPix models, "
-       "which paint, look the same. If it is a DiGSeg or Marigold style segmenter of Stable Diffusion 1.x or 2.x size, "
-       "choose mask_target binary or overlay; python train/convert.py writes that into the file.",
+    "which paint, look the same. If it is a DiGSeg or Marigold style segmenter of Stable Diffusion 1.x or 2.x size, "
+    "choose mask_target binary or overlay; python train/convert.py writes that into the file.",
     9: "a Stable Diffusion inpainting model (9 input channels). Use it to inpaint, and a DiGSeg checkpoint to segment.",
 }
 

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-LDM_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.",
-              "text_encoder": "cond_stage_model.transformer."}
+LDM_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}
 
-_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-           "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
 _VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
 def unet_modules(config: dict) -> dict[str, str]:
     """diffusers module → LDM module for a UNet2DConditionModel config; inside attentions the names are the same."""
-    modules = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-               "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
-               "mid_block.attentions.0": "middle_block.1",
-               **_resnet("mid_block.resnets.0", "middle_block.0"), **_resnet("mid_block.resnets.1", "middle_block.2")}
+    modules = {
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+        "mid_block.attentions.0": "middle_block.1",
+        **_resnet("mid_block.resnets.0", "middle_block.0"),
+        **_resnet("mid_block.resnets.1", "middle_block.2"),
+    }
     layers, levels = config.get("layers_per_block", 2), len(config["block_out_channels"])
     for i in range(levels):
         modules |= _down_level(i, layers, config["down_block_types"][i].startswith("Cross"))
@@ -54,20 +65,25 @@ def vae_modules(config: dict) -> dict[str, str]:
     levels = len(config["block_out_channels"])
     modules = {}
     for side in ("encoder", "decoder"):
-        modules |= {f"{side}.conv_in": f"{side}.conv_in", f"{side}.conv_norm_out": f"{side}.norm_out",
-                    f"{side}.conv_out": f"{side}.conv_out", f"{side}.mid_block.resnets.0": f"{side}.mid.block_1",
-                    f"{side}.mid_block.resnets.1": f"{side}.mid.block_2"}
+        modules |= {
+            f"{side}.conv_in": f"{side}.conv_in",
+            f"{side}.conv_norm_out": f"{side}.norm_out",
+            f"{side}.conv_out": f"{side}.conv_out",
+            f"{side}.mid_block.resnets.0": f"{side}.mid.block_1",
+            f"{side}.mid_block.resnets.1": f"{side}.mid.block_2",
+        }
         modules |= {f"{side}.mid_block.attentions.0.{a}": f"{side}.mid.attn_1.{b}" for a, b in _VAE_ATTENTION.items()}
     for i in range(levels):
-        for ours, theirs in ((f"encoder.down_blocks.{i}", f"encoder.down.{i}"),
-                             (f"decoder.up_blocks.{i}", f"decoder.up.{levels - 1 - i}")):
+        for ours, theirs in (
+            (f"encoder.down_blocks.{i}", f"encoder.down.{i}"),
+            (f"decoder.up_blocks.{i}", f"decoder.up.{levels - 1 - i}"),
+        ):
             modules |= _vae_level(ours, theirs, config.get("layers_per_block", 2) + 1)
     return {**modules, "quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
 
 
 def _vae_level(ours: str, theirs: str, layers: int) -> dict[str, str]:
-    modules = {f"{ours}.downsamplers.0.conv": f"{theirs}.downsample.conv",
-               f"{ours}.upsamplers.0.conv": f"{theirs}.upsample.conv"}
+    modules = {f"{ours}.downsamplers.0.conv": f"{theirs}.downsample.conv", f"{ours}.upsamplers.0.conv": f"{theirs}.upsample.conv"}
     for j in range(layers):
         modules[f"{ours}.resnets.{j}"] = f"{theirs}.block.{j}"
         modules[f"{ours}.resnets.{j}.conv_shortcut"] = f"{theirs}.block.{j}.nin_shortcut"

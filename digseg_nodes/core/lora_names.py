@@ -13,15 +13,41 @@ from .errors import CheckpointError
 _PREFIXES = ("unet.base_model.model.", "base_model.model.unet.", "base_model.model.", "unet.")
 _DOWN, _UP = ".lora_down.weight", ".lora_up.weight"
 _SUFFIXES = {
-    ".lora_A.default.weight": _DOWN, ".lora_A.weight": _DOWN, ".lora.down.weight": _DOWN, "_lora.down.weight": _DOWN,
-    ".lora_linear_layer.down.weight": _DOWN, _DOWN: _DOWN,
-    ".lora_B.default.weight": _UP, ".lora_B.weight": _UP, ".lora.up.weight": _UP, "_lora.up.weight": _UP,
-    ".lora_linear_layer.up.weight": _UP, _UP: _UP,
-    ".dora_scale": ".dora_scale", ".alpha": ".alpha", ".lora_mid.weight": ".lora_mid.weight",
-    ".diff": ".diff", ".diff_b": ".diff_b",
-    **{f".{name}": f".{name}" for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
-                                           "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b",
-                                           "lokr_t2")},
+    ".lora_A.default.weight": _DOWN,
+    ".lora_A.weight": _DOWN,
+    ".lora.down.weight": _DOWN,
+    "_lora.down.weight": _DOWN,
+    ".lora_linear_layer.down.weight": _DOWN,
+    _DOWN: _DOWN,
+    ".lora_B.default.weight": _UP,
+    ".lora_B.weight": _UP,
+    ".lora.up.weight": _UP,
+    "_lora.up.weight": _UP,
+    ".lora_linear_layer.up.weight": _UP,
+    _UP: _UP,
+    ".dora_scale": ".dora_scale",
+    ".alpha": ".alpha",
+    ".lora_mid.weight": ".lora_mid.weight",
+    ".diff": ".diff",
+    ".diff_b": ".diff_b",
+    **{
+        f".{name}": f".{name}"
+        for name in (
+            "hada_w1_a",
+            "hada_w1_b",
+            "hada_w2_a",
+            "hada_w2_b",
+            "hada_t1",
+            "hada_t2",
+            "lokr_w1",
+            "lokr_w1_a",
+            "lokr_w1_b",
+            "lokr_w2",
+            "lokr_w2_a",
+            "lokr_w2_b",
+            "lokr_t2",
+        )
+    },
 }
 """What stands behind a layer's name, by format (peft, diffusers, old attention processors, kohya and LyCORIS) → kohya's."""
 
@@ -30,7 +56,7 @@ def split_name(key: str) -> tuple[str, str] | None:
     """(layer, kohya suffix) of a LoRA tensor's name; None when its end is unknown."""
     for suffix, kohya in _SUFFIXES.items():
         if key.endswith(suffix):
-            return key[:-len(suffix)], kohya
+            return key[: -len(suffix)], kohya
     return None
 
 
@@ -45,8 +71,11 @@ def kohya_layer(layer: str) -> str:
     return "lora_unet_" + layer.replace(".", "_")
 
 
-def to_kohya(lora: dict[str, Tensor], metadata: dict[str, str] | None = None, peft_config: dict | None = None,
-             ) -> dict[str, Tensor]:
+def to_kohya(
+    lora: dict[str, Tensor],
+    metadata: dict[str, str] | None = None,
+    peft_config: dict | None = None,
+) -> dict[str, Tensor]:
     """A LoRA's tensors under kohya's names, with `.alpha` where its strength is not 1.
 
     metadata: the file's, where diffusers keeps lora_alpha. peft_config: the adapter_config.json beside a peft file.
@@ -55,12 +84,15 @@ def to_kohya(lora: dict[str, Tensor], metadata: dict[str, str] | None = None, pe
     """
     dora = [key for key in lora if ".lora_magnitude_vector" in key]
     if dora:
-        raise CheckpointError(f"it is a peft DoRA ({len(dora)} magnitudes, for example {dora[0]}), which ComfyUI computes "
-                              "differently. Train a plain LoRA, or merge it into the checkpoint.")
+        raise CheckpointError(
+            f"it is a peft DoRA ({len(dora)} magnitudes, for example {dora[0]}), which ComfyUI computes "
+            "differently. Train a plain LoRA, or merge it into the checkpoint."
+        )
     unknown = [key for key in lora if split_name(key) is None]
     if unknown:
-        raise CheckpointError(f"{len(unknown)} of {len(lora)} tensors are of no known LoRA format, for example "
-                              f"{', '.join(sorted(unknown)[:5])}.")
+        raise CheckpointError(
+            f"{len(unknown)} of {len(lora)} tensors are of no known LoRA format, for example {', '.join(sorted(unknown)[:5])}."
+        )
     renamed = {}
     for key, value in lora.items():
         layer, suffix = split_name(key)

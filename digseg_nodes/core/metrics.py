@@ -14,8 +14,9 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 def _sums(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if prediction.shape != truth.shape:
-        raise ValueError(f"The masks differ in shape: {tuple(prediction.shape)} and {tuple(truth.shape)}. "
-                         "Compare masks of the same image.")
+        raise ValueError(
+            f"The masks differ in shape: {tuple(prediction.shape)} and {tuple(truth.shape)}. Compare masks of the same image."
+        )
     p, t = prediction.double(), truth.double()
     return (p * t).sum((-2, -1)), p.sum((-2, -1)), t.sum((-2, -1))
 

@@ -32,8 +32,10 @@ def parse_prompts(text: str) -> list[Prompt]:
             continue
         prompt = _parse_line(line, number)
         if prompt.name in lines:
-            raise ValueError(f"The class {prompt.name!r} is named twice, on lines {lines[prompt.name]} and {number}. "
-                             "Give every class one line; put synonyms behind a colon.")
+            raise ValueError(
+                f"The class {prompt.name!r} is named twice, on lines {lines[prompt.name]} and {number}. "
+                "Give every class one line; put synonyms behind a colon."
+            )
         lines[prompt.name] = number
         prompts.append(prompt)
     if not prompts:

@@ -43,7 +43,7 @@ def cut_tiles(image: Tensor, plan: TilePlan) -> Tensor:
 def cut_tile(image: Tensor, plan: TilePlan, index: int) -> Tensor:
     """Tile number `index` of [...,H,W,C]: [...,h,w,C]."""
     (r, c), (h, w) = plan.corners[index], plan.tile
-    return image[..., r:r + h, c:c + w, :]
+    return image[..., r : r + h, c : c + w, :]
 
 
 def join_tiles(masks: Tensor, plan: TilePlan) -> Tensor:
@@ -53,8 +53,8 @@ def join_tiles(masks: Tensor, plan: TilePlan) -> Tensor:
     total = masks.new_zeros(plan.size)
     weight = torch.outer(_ramp(h), _ramp(w)).to(masks)  # [h,w]; a product, so that rows and columns fade independently
     for t, (r, c) in enumerate(plan.corners):
-        out[:, :, r:r + h, c:c + w] += masks[:, t] * weight
-        total[r:r + h, c:c + w] += weight
+        out[:, :, r : r + h, c : c + w] += masks[:, t] * weight
+        total[r : r + h, c : c + w] += weight
     return out / total
 
 

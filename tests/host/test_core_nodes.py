@@ -1,4 +1,5 @@
 """Nodes that ComfyUI ships work on our MODEL and VAE, and LoRAs from disk on both loaders; on a small random model."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -28,14 +29,23 @@ def models(host):
     """A random checkpoint, a LoRA for it in kohya's names and in diffusers', and one for another network."""
     unet = make_unet("one_head_count")
     folder = host.base / "models"
-    write_checkpoint(folder / "digseg" / "random.safetensors", unet, make_vae(), make_text(), SCHEDULERS["v_zero_snr"],
-                     resolution=128, default_steps=2)  # 2 x 2 at the lowest level: one position has no attention to perturb
+    write_checkpoint(
+        folder / "digseg" / "random.safetensors",
+        unet,
+        make_vae(),
+        make_text(),
+        SCHEDULERS["v_zero_snr"],
+        resolution=128,
+        default_steps=2,
+    )  # 2 x 2 at the lowest level: one position has no attention to perturb
     tensors = _random_lora(unet)
     (folder / "loras").mkdir(exist_ok=True)
     save_file(to_kohya(tensors), folder / "loras" / "random.safetensors")
     save_file({f"unet.{k}": v for k, v in tensors.items()}, folder / "loras" / "diffusers.safetensors")
-    save_file({"lora_unet_elsewhere.lora_down.weight": torch.zeros(4, 4),
-               "lora_unet_elsewhere.lora_up.weight": torch.zeros(4, 4)}, folder / "loras" / "foreign.safetensors")
+    save_file(
+        {"lora_unet_elsewhere.lora_down.weight": torch.zeros(4, 4), "lora_unet_elsewhere.lora_up.weight": torch.zeros(4, 4)},
+        folder / "loras" / "foreign.safetensors",
+    )
 
 
 def _random_lora(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
@@ -89,9 +99,12 @@ def test_model_sampling_that_says_the_same_changes_nothing(client, graph, plain)
 
 def test_tiled_vae(client, graph):
     prompt = {key: graph.prompt[key] for key in ("1", "2")} | {
-        "3": node("VAEEncodeTiled", pixels=["2", 0], vae=["1", 2], tile_size=128, overlap=32, temporal_size=64,
-                  temporal_overlap=8),
-        "4": node("VAEDecodeTiled", samples=["3", 0], vae=["1", 2], tile_size=128, overlap=32, temporal_size=64,
-                  temporal_overlap=8),
-        "5": node("PreviewImage", images=["4", 0])}
+        "3": node(
+            "VAEEncodeTiled", pixels=["2", 0], vae=["1", 2], tile_size=128, overlap=32, temporal_size=64, temporal_overlap=8
+        ),
+        "4": node(
+            "VAEDecodeTiled", samples=["3", 0], vae=["1", 2], tile_size=128, overlap=32, temporal_size=64, temporal_overlap=8
+        ),
+        "5": node("PreviewImage", images=["4", 0]),
+    }
     assert len(client.run(prompt).outputs["5"]["images"]) == 1

@@ -13,6 +13,8 @@ from transformers import CLIPTokenizer
 from digseg_nodes.core.checkpoint import CheckpointError, open_checkpoint, save_checkpoint
 from digseg_nodes.core.ddim import initial_noise
 from digseg_nodes.core.ldm_names import translate, unet_modules, vae_modules
+from digseg_nodes.core.overlay_target import unblend
+from digseg_nodes.core.prompts import parse_prompts
 from digseg_nodes.core.schedule import ddim_schedule
 from tests.parity.builders import (
     SCHEDULERS,
@@ -106,6 +108,27 @@ def test_marigold_v1_names_and_spacing(host, tmp_path, networks):
     assert deviation(ours, reference_ddim(unet, words, latents * SCALE, noise, scheduler, 5)) <= BOUND
 
 
+def test_cocogold_folder(host, tmp_path, networks):
+    """The whole path of a model that paints masks white onto the photo: image and text to un-blended mask."""
+    from digseg_nodes import segmentation
+
+    save_marigold(tmp_path / "model", networks, SCHEDULERS["v"])
+    opened = open_checkpoint(tmp_path / "model", mask_target="overlay")
+    model, clip, vae = host.load_model(opened), host.load_clip(opened), host.load_vae(opened)
+    photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    prompts, settings = parse_prompts("a red circle"), segmentation.SamplerSettings(steps=4)
+    found, _ = segmentation.segment(model, clip, vae, photo.movedim(1, -1), prompts, settings)
+
+    unet, plain_vae, text = networks
+    tokenizer = CLIPTokenizer.from_pretrained(_clip_vocabulary(), pad_token="!")  # noqa: S106
+    tokens = tokenizer("a red circle", padding="max_length", max_length=77)
+    image = plain_vae.encode(photo * 2 - 1).latent_dist.mean * SCALE
+    noise = initial_noise(0, 0, tuple(image.shape))
+    latents = reference_ddim(unet, text(torch.tensor([tokens.input_ids]))[0], image, noise, SCHEDULERS["v"], 4)
+    reference = unblend(plain_vae.decode(latents / SCALE).sample, photo)
+    assert deviation(found.soft[0], reference) <= 10 * BOUND  # divided by the photo's distance to white, 0.05 and more
+
+
 def test_folder_errors_say_what_to_do(host, tmp_path, networks):
     folder = tmp_path / "model"
     save_marigold(folder, networks, max_shard_size="2MB")
@@ -114,6 +137,19 @@ def test_folder_errors_say_what_to_do(host, tmp_path, networks):
     with pytest.raises(CheckpointError, match="Marigold model for depth: it was trained without text"):
         open_checkpoint(folder)
     assert open_checkpoint(folder, mask_target="overlay").config.mask_target == "overlay"
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionInstructPix2PixPipeline"}), "utf-8")
+    with pytest.raises(CheckpointError, match="InstructPix2Pix model: it paints"):
+        open_checkpoint(folder)
+    plain = (folder / "unet" / "config.json").read_text("utf-8")
+    for change, said in (
+        ({"addition_embed_type": "text_time"}, "SDXL"),
+        ({"in_channels": 4}, "plain text-to-image model"),
+        ({"in_channels": 9}, "inpainting model"),
+    ):
+        (folder / "unet" / "config.json").write_text(json.dumps({**json.loads(plain), **change}), "utf-8")
+        with pytest.raises(CheckpointError, match=said):
+            open_checkpoint(folder, mask_target="binary")
+    (folder / "unet" / "config.json").write_text(plain, "utf-8")
     next((folder / "unet").glob("*.safetensors")).unlink()
     with pytest.raises(CheckpointError, match="lacks 1 of its"):
         open_checkpoint(folder, mask_target="binary")
