@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 GIB = 2**30
 ALLOWED_COPIES = 1.3
-RUNS = 3
+RUNS = 2
 STOCK, STOCK_UNET = "CheckpointLoaderSimple, 4 channels", "UNETLoader, 4 channels"
 
 

@@ -5,7 +5,7 @@ diffusers' MarigoldDepthPipeline with its empty prompt, every prediction type, e
 InstructPixToPix nodes on the converted SD 1.5 file. Errors are the largest absolute differences, relative to the
 reference's largest value where that is above 1.
 
-python benchmarks/real_sizes.py --report F [--families sd15 sd21] [--steps 1 4 10 50]     needs about 10 GiB of memory
+python benchmarks/real_sizes.py --report F [--families sd15 sd21] [--steps 1 4 10 50] [--only parts]    takes about 10 GiB
 """
 
 import argparse
@@ -28,6 +28,7 @@ SCALE = 0.18215
 BOUND = 1e-4
 SIZE = 64
 STEPS = 4
+COMPARISONS = ("parts", "pipelines", "types", "layouts")
 FAMILIES = {"sd15": "epsilon", "sd21": "v_zero_snr"}
 """Families and the prediction type that most of the comparison runs with."""
 
@@ -193,13 +194,14 @@ def main() -> int:
     parser.add_argument("--report", type=Path)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--steps", nargs="+", type=int, default=[1, 4, 10, 50])
+    parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=list(COMPARISONS), help="leave the others out")
     args = parser.parse_args()
     from benchmarks.load_memory import boot
 
     host, figures = boot(["cpu"]), {}
     for family in args.families:
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-            figures[family] = compare_family(host, family, args.steps, Path(folder))
+            figures[family] = compare_family(host, family, args.steps, Path(folder), args.only)
         print(family, json.dumps(figures[family], indent=2), flush=True)
         host.mm.unload_all_models()
         gc.collect()
@@ -208,15 +210,21 @@ def main() -> int:
     return int(max(error for errors in figures.values() for error in errors.values()) > BOUND)
 
 
-def compare_family(host, family: str, steps: list[int], folder: Path) -> dict[str, float]:
-    """Every error of one family, by what was compared."""
-    case = make_case(host, family, folder)
-    errors = compare(host, case, steps)
-    errors[f"MarigoldDepthPipeline, {STEPS} steps"] = against_marigold(host, case)
-    if family == "sd15":
-        errors[f"InstructPixToPix nodes, {STEPS} steps"] = against_instruct_nodes(host, case, folder)
+def compare_family(host, family: str, steps: list[int], folder: Path, chosen: list[str]) -> dict[str, float]:
+    """Every chosen error of one family, by what was compared."""
+    case, errors = make_case(host, family, folder), {}
+    if "parts" in chosen:
+        errors |= compare(host, case, steps)
+    if "pipelines" in chosen:
+        errors[f"MarigoldDepthPipeline, {STEPS} steps"] = against_marigold(host, case)
+        if family == "sd15":
+            errors[f"InstructPixToPix nodes, {STEPS} steps"] = against_instruct_nodes(host, case, folder)
     case.model = case.host_clip = case.host_vae = None
-    return errors | every_prediction_type(host, case) | every_layout(host, case, folder)
+    if "types" in chosen:
+        errors |= every_prediction_type(host, case)
+    if "layouts" in chosen:
+        errors |= every_layout(host, case, folder)
+    return errors
 
 
 if __name__ == "__main__":

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import time
+
 import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
 from safetensors.torch import save_file
 
 from digseg_nodes.core.lora_names import to_kohya
 from tests.parity.builders import SCHEDULERS, make_text, make_unet, make_vae, write_checkpoint
 from workflows.api import Client, RunError
 
-from .conftest import LOADER, PICK, SEGMENT, Graph, masks_of, node
+from .conftest import LOADER, PHOTO, PICK, SEGMENT, Graph, masks_of, node
 
 EXTRA = "9"
 PATCHES = {
@@ -97,14 +102,47 @@ def test_model_sampling_that_says_the_same_changes_nothing(client, graph, plain)
     assert np.abs(masks_of(client, client.run(with_patch(graph, same))).astype(int) - plain).max() <= 1
 
 
+def test_model_sampling_that_says_another_thing_acts(client, graph, plain):
+    other = node("ModelSamplingDiscrete", sampling="eps", zsnr=False)
+    assert np.abs(masks_of(client, client.run(with_patch(graph, other))).astype(int) - plain).max() > 2
+
+
+def test_compiled_model_draws_the_same_masks(client, graph, plain):
+    """With `cudagraphs`, which traces and partitions the whole network and then runs it as it is where there is no GPU."""
+    compiled = node("TorchCompileModel", backend="cudagraphs")
+    assert np.abs(masks_of(client, client.run(with_patch(graph, compiled))).astype(int) - plain).max() <= 1
+
+
 def test_tiled_vae(client, graph):
-    prompt = {key: graph.prompt[key] for key in ("1", "2")} | {
-        "3": node(
-            "VAEEncodeTiled", pixels=["2", 0], vae=["1", 2], tile_size=128, overlap=32, temporal_size=64, temporal_overlap=8
-        ),
-        "4": node(
-            "VAEDecodeTiled", samples=["3", 0], vae=["1", 2], tile_size=128, overlap=32, temporal_size=64, temporal_overlap=8
-        ),
-        "5": node("PreviewImage", images=["4", 0]),
-    }
-    assert len(client.run(prompt).outputs["5"]["images"]) == 1
+    """Tiles as large as the photo give the very picture of the plain nodes; smaller ones give one of the same size."""
+    plain = {"encode": node("VAEEncode"), "decode": node("VAEDecode")}
+    whole, small = (round_trip(client, graph, tiled_nodes(size)) for size in (128, 64))
+    assert np.abs(whole.astype(int) - round_trip(client, graph, plain)).max() <= 1
+    assert small.shape == whole.shape
+    assert small.std() > 1
+
+
+def tiled_nodes(size: int) -> dict:
+    settings = {"tile_size": size, "overlap": 32, "temporal_size": 64, "temporal_overlap": 8}
+    return {"encode": node("VAEEncodeTiled", **settings), "decode": node("VAEDecodeTiled", **settings)}
+
+
+def round_trip(client: Client, graph: Graph, nodes: dict) -> np.ndarray:
+    """The photo through a node that encodes and one that decodes: uint8 [H, W, 3]."""
+    prompt = {key: graph.prompt[key] for key in (LOADER, PHOTO)} | copy.deepcopy(nodes)
+    prompt["encode"]["inputs"] |= {"pixels": [PHOTO, 0], "vae": [LOADER, 2]}
+    prompt["decode"]["inputs"] |= {"samples": ["encode", 0], "vae": [LOADER, 2]}
+    prompt["shown"] = node("PreviewImage", images=["decode", 0])
+    png = client.picture(client.run(prompt).outputs["shown"]["images"][0])
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def test_free_memory_button(client, graph, plain):
+    """What the page's unload button sends: everything is loaded anew afterwards, and the masks are the same."""
+    client.run(graph.prompt)
+    client.post("/free", {"unload_models": True, "free_memory": True})
+    deadline = time.monotonic() + 60
+    while (run := client.run(graph.prompt)).executed == [] and time.monotonic() < deadline:
+        time.sleep(0.5)  # the request is served between two prompts
+    assert LOADER in run.executed
+    assert np.array_equal(masks_of(client, run), plain)
