@@ -21,6 +21,7 @@ if not __package__:
 import numpy as np
 import yaml
 from PIL import Image, ImageDraw, ImageFilter
+from scipy.spatial import cKDTree
 
 SIZE = 128
 SUPERSAMPLE = 3
@@ -249,12 +250,11 @@ def _ground(colour: tuple[float, float, float], rows: float, mottle: float, spac
 def _forest(rng: Rng) -> np.ndarray:
     """Tree crowns, lit from the upper left [S,S,3]."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
-    crowns = rng.uniform(-4, SIZE + 4, (420, 2)).astype(np.float32)
-    distance = np.hypot(x[..., None] - crowns[:, 0], y[..., None] - crowns[:, 1])  # [S,S,420]
-    nearest = distance.argmin(2)
+    crowns = rng.uniform(-4, SIZE + 4, (420, 2))
+    distance, nearest = cKDTree(crowns).query(np.stack([x, y], -1))  # [S,S] each
     lit = np.clip((crowns[nearest, 0] - x + crowns[nearest, 1] - y) / 9, -1, 1)
     tone = rng.uniform(0.8, 1.15, len(crowns))[nearest]
-    hollow = np.clip(distance.min(2) / 6, 0, 1)
+    hollow = np.clip(distance / 6, 0, 1)
     green = np.array([0.13, 0.29, 0.13]) + rng.normal(0, 0.015, 3)
     return green * (tone * (1 + 0.35 * lit - 0.3 * hollow))[..., None]
 

@@ -1,0 +1,171 @@
+"""Experiment runs: each is one or two of this repository's commands, its result one JSON file, done once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "train/configs/demo/experiment.yaml"
+MODELS = ROOT / "digseg_nodes/models"
+BASE = MODELS / "digseg-demo-base.safetensors"
+DIFFUSION = MODELS / "digseg-demo-diffusion.safetensors"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where results go, and `key=value` settings that every training gets besides its own."""
+
+    folder: Path
+    settings: tuple[str, ...] = ()
+
+    def result(self, name: str) -> Path:
+        """The JSON file of a finished run."""
+        return self.folder / f"{name}.json"
+
+    def call(self, script: str, *arguments: Any) -> None:
+        """Run a script of this repository; raises CalledProcessError when it fails."""
+        line = [sys.executable, str(ROOT / script), *map(str, arguments)]
+        print("$", " ".join([script, *map(str, arguments)]), flush=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        subprocess.run(line, check=True, cwd=ROOT, env=environment)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A fine-tuning and its score on held-back images.
+
+    labels: what a table says about it. settings: `key=value` of train/finetune.py. data: content of a data YAML with a
+    test part. images, options: of train/evaluate.py.
+    """
+
+    name: str
+    labels: dict[str, Any]
+    settings: dict[str, Any]
+    data: dict
+    images: int
+    options: tuple[str, ...] = ()
+
+    def run(self, place: Place) -> dict:
+        """Train, evaluate, keep the result; a finished run is read, a stopped one goes on."""
+        if place.result(self.name).is_file():
+            return json.loads(place.result(self.name).read_text(encoding="utf-8"))
+        folder = place.folder / self.name
+        data = write_yaml(folder / "data.yaml", self.data)
+        overrides = [f"{key}={as_yaml(value)}" for key, value in self.settings.items()]
+        place.call("train/finetune.py", "--config", CONFIG, f"data={data}", f"output={folder}", *overrides, *place.settings)
+        self.evaluate(place, folder, data)
+        result = {"name": self.name, "labels": self.labels, "settings": self.settings}
+        result |= {"base": fingerprint(Path(self.settings.get("base", BASE)))}
+        result |= {"data": portable(self.data), **curves(folder / "log.jsonl"), **weights(folder)}
+        result |= {"images": self.images, "scores": json.loads((folder / "scores.json").read_text(encoding="utf-8"))["runs"]}
+        save(place.result(self.name), portable(result))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return result
+
+    def evaluate(self, place: Place, folder: Path, data: Path) -> None:
+        """Score the end of a run on the test part."""
+        lora = folder / "digseg-lora.safetensors"
+        if lora.is_file():
+            what = ["--checkpoint", self.settings["base"], "--lora", lora]
+        else:
+            what = ["--checkpoint", folder / "digseg.safetensors", "--components", self.settings.get("base", BASE)]
+        where = ["--data", data, "--report", folder / "scores.json", "--images", self.images, "--cpu"]
+        place.call("train/evaluate.py", *what, *where, *self.options)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A measurement of a finished checkpoint by a script that writes `--report FILE`."""
+
+    name: str
+    labels: dict[str, Any]
+    script: str
+    arguments: tuple[Any, ...]
+    checkpoint: Path
+    data: dict | None = field(default=None)
+
+    def run(self, place: Place) -> dict:
+        """Measure, keep the result; a finished one is read."""
+        if place.result(self.name).is_file():
+            return json.loads(place.result(self.name).read_text(encoding="utf-8"))
+        folder = place.folder / self.name
+        report, arguments = folder / "report.json", list(self.arguments)
+        if self.data is not None:
+            arguments += ["--data", write_yaml(folder / "data.yaml", self.data)]
+        folder.mkdir(parents=True, exist_ok=True)
+        place.call(self.script, "--checkpoint", self.checkpoint, "--report", report, *arguments)
+        content = json.loads(report.read_text(encoding="utf-8"))
+        result = {"name": self.name, "labels": self.labels, "model": fingerprint(self.checkpoint), "report": content}
+        save(place.result(self.name), portable(result))
+        return result
+
+
+def write_yaml(path: Path, values: dict) -> Path:
+    """Write a YAML file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def as_yaml(value: Any) -> str:
+    """A setting as one line of YAML."""
+    return (
+        yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True, width=10**6)
+        .split("\n...")[0]
+        .strip()
+    )
+
+
+def portable(value: Any) -> Any:
+    """JSON values whose paths are relative to the repository, or bare names outside it."""
+    if isinstance(value, dict):
+        return {key: portable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(one) for one in value]
+    if isinstance(value, Path) or (isinstance(value, str) and value.startswith(os.sep)):
+        path = Path(value)
+        return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    return value
+
+
+def curves(log: Path) -> dict:
+    """Losses [(step, loss)] and validations [(step, mIoU)] of a run's log."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    losses = [(line["step"], round(line["loss"], 5)) for line in lines if "loss" in line]
+    return {"losses": losses, "curve": [(line["step"], line["validation"]["miou"]) for line in lines if "validation" in line]}
+
+
+def weights(folder: Path) -> dict:
+    """Name and size in bytes of the file a run leaves for the nodes."""
+    file = next(path for path in (folder / "digseg-lora.safetensors", folder / "digseg.safetensors") if path.is_file())
+    return {"file": file.name, "bytes": file.stat().st_size}
+
+
+def fingerprint(path: Path) -> dict:
+    """Which file a number belongs to: its name and the start of its SHA-256."""
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:12]}
+
+
+def save(path: Path, result: dict) -> None:
+    """Write a result in one go, so that a killed run leaves none rather than half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def load(folder: Path, names: Sequence[str]) -> list[dict]:
+    """The results of those runs that are finished."""
+    files = [folder / f"{name}.json" for name in names]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
