@@ -33,6 +33,7 @@ from .core.ddim import ddim_sample
 from .core.diffusers_folder import read_json
 from .core.draw import palette_png
 from .core.foreign import describe_not_safetensors
+from .core.ldm_names import translate, vae_modules
 from .core.lora_names import layers_of, to_kohya
 from .core.palettes import palette
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
@@ -364,17 +365,25 @@ def load_clip(checkpoint: Checkpoint):
         "model_options": options,
         "parameters": comfy.utils.calculate_parameters(weights),
     }
+    names = set(weights)
     if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
-        return comfy.sd.CLIP(**arguments, state_dict=[weights])
-    clip = comfy.sd.CLIP(**arguments)
-    missing, unexpected = clip.load_sd(weights)
-    missing = [k for k in missing if "text_projection" not in k]
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{checkpoint.path.name}: the text encoder lacks {missing[:3]} and has unknown "
-            f"{unexpected[:3]}. The file is damaged or was edited; export it again."
-        )
+        clip = comfy.sd.CLIP(**arguments, state_dict=[weights])
+    else:
+        clip = comfy.sd.CLIP(**arguments)
+        clip.load_sd(weights)
+    expected = {k.split(".transformer.", 1)[-1] for k in clip.cond_stage_model.state_dict() if ".transformer." in k}
+    _check_names(names, expected, checkpoint, "text encoder", optional="text_projection.weight")
     return clip
+
+
+def _check_names(found: set[str], expected: set[str], checkpoint: Checkpoint, part: str, optional: str = "") -> None:
+    """The host only logs tensors that lack or are left over, and goes on with whatever it has."""
+    missing, unknown = sorted(expected - found - {optional}), sorted(found - expected)
+    if missing or unknown:
+        raise CheckpointError(
+            f"{checkpoint.path.name}: its {part} lacks {len(missing)} of {len(expected)} tensors and has {len(unknown)} unknown "
+            f"ones, for example {(missing or unknown)[0]}. The file is damaged or was edited; download or export it again."
+        )
 
 
 def _clip_target(config: dict):
@@ -428,7 +437,11 @@ def load_vae(checkpoint: Checkpoint):
         raise CheckpointError(_lacks(checkpoint, "VAE"))
     dtype = mm.vae_dtype(mm.vae_device(), [torch.float16, torch.float32])
     layout = _vae_layout(config, checkpoint.path.name)
-    vae = comfy.sd.VAE(sd=checkpoint.state_dict("vae", _read), config=layout, dtype=dtype)
+    weights, modules = checkpoint.state_dict("vae", _read), vae_modules(config)
+    names = {translate(k, modules) or k for k in weights}
+    vae = comfy.sd.VAE(sd=weights, config=layout, dtype=dtype)
+    network = getattr(vae, "first_stage_model", None)  # None where the host does not recognise a VAE at all
+    _check_names(names, set() if network is None else set(network.state_dict()), checkpoint, "VAE")
     vae.digseg_config = checkpoint.config
     return vae
 

@@ -265,3 +265,16 @@ def test_damaged_unet_is_refused(host, tmp_path):
     save_checkpoint(tmp_path / "c.safetensors", {"unet": narrow}, config, title="r")
     with pytest.raises(CheckpointError, match=r"\(32, 8, 3, 3\), in the file it is \(32, 4, 3, 3\)"):
         host.load_model(open_checkpoint(tmp_path / "c.safetensors"))
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_damaged_vae_and_text_encoder_are_refused(host, tmp_path, networks, part):
+    """The host itself would go on with the numbers its network was initialised with."""
+    load, module = {"vae": (host.load_vae, networks[1]), "text_encoder": (host.load_clip, networks[2])}[part]
+    unet, tensors = networks[0].state_dict(), module.state_dict()
+    gone = next(k for k in reversed(tensors) if k.endswith(".weight"))
+    for number, damaged in enumerate(({k: v for k, v in tensors.items() if k != gone}, {**tensors, "extra": torch.zeros(1)})):
+        file = tmp_path / f"{number}.safetensors"
+        save_checkpoint(file, {"unet": unet, part: damaged}, config_for(*networks), title="r")
+        with pytest.raises(CheckpointError, match=rf"{number}\.safetensors: its {part.replace('_', ' ').replace('vae', 'VAE')}"):
+            load(open_checkpoint(file))
