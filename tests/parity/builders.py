@@ -104,10 +104,10 @@ def fill_quickly(build: Callable[[], nn.Module], seed: int, dtype: torch.dtype =
     return module
 
 
-def make_unet(layout: str, in_channels: int = 8, seed: int = 0) -> UNet2DConditionModel:
-    """A random U-Net of UNETS."""
+def make_unet(layout: str, in_channels: int = 8, seed: int = 0, **changes) -> UNet2DConditionModel:
+    """A random U-Net of UNETS; `changes` replace settings of it."""
     torch.manual_seed(seed)
-    unet = UNet2DConditionModel(sample_size=64, in_channels=in_channels, out_channels=4, **UNETS[layout])
+    unet = UNet2DConditionModel(sample_size=64, in_channels=in_channels, out_channels=4, **{**UNETS[layout], **changes})
     return randomise(unet, seed)
 
 

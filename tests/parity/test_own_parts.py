@@ -1,0 +1,58 @@
+"""A U-Net-only checkpoint with the CLIP and the VAE that the user has: ComfyUI's own loaders, files of the real sizes."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from digseg_nodes.core.checkpoint import open_checkpoint, save_checkpoint
+from digseg_nodes.core.prompts import parse_prompts
+from tests.parity.builders import SCHEDULERS, TEXTS, VAES, config_for, deviation, fill_quickly, make_unet
+
+TOKENS = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+LEVELS = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+
+
+def text_encoder(family: str, **changes) -> CLIPTextModel:
+    return fill_quickly(lambda: CLIPTextModel(CLIPTextConfig(**TOKENS, **{**TEXTS[family], **changes})), 0, torch.float16)
+
+
+def stock_clip(path, text: CLIPTextModel):
+    """ComfyUI's CLIP of the file that people have: transformers' names with their prefix."""
+    import comfy.sd
+
+    tensors = {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in text.state_dict().items()}
+    save_file(tensors, path)
+    return comfy.sd.load_clip([str(path)], clip_type=comfy.sd.CLIPType.STABLE_DIFFUSION)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd21"])
+def test_unet_alone_with_the_users_clip_and_vae(host, tmp_path, family):
+    """The masks are those of the same networks in one DiGSeg checkpoint, whose SD 2.x text encoder ends one layer earlier."""
+    import comfy.sd
+
+    from digseg_nodes import segmentation
+
+    layers = TEXTS[family]["num_hidden_layers"] + (family == "sd21")
+    text = text_encoder(family, num_hidden_layers=layers)
+    vae = fill_quickly(lambda: AutoencoderKL(latent_channels=4, **LEVELS, **VAES["sd"]), 1, torch.float16)
+    unet = make_unet("one_head_width", cross_attention_dim=TEXTS[family]["hidden_size"])
+    users_clip = stock_clip(tmp_path / "clip.safetensors", text)
+    users_vae = comfy.sd.VAE(sd=dict(vae.state_dict()))
+
+    ours = text_encoder(family)
+    ours.load_state_dict({k: text.state_dict()[k] for k in ours.state_dict()})
+    config = config_for(unet, vae, ours, SCHEDULERS["v"], resolution=64)
+    parts = {"unet": unet.state_dict(), "vae": vae.state_dict(), "text_encoder": ours.state_dict()}
+    save_checkpoint(tmp_path / "all.safetensors", parts, config, title="r")
+    alone = config_for(unet, scheduler=SCHEDULERS["v"], resolution=64)
+    save_checkpoint(tmp_path / "unet.safetensors", {"unet": unet.state_dict()}, alone, title="r")
+
+    opened, photo = open_checkpoint(tmp_path / "all.safetensors"), torch.rand(1, 64, 64, 3)
+    prompts, settings = parse_prompts("a red (circle)"), segmentation.SamplerSettings(steps=2)
+    whole = (host.load_model(opened), host.load_clip(opened), host.load_vae(opened))
+    pieces = (host.load_model(open_checkpoint(tmp_path / "unet.safetensors")), users_clip, users_vae)
+    masks = [segmentation.segment(*models, photo, prompts, settings)[0].soft for models in (whole, pieces)]
+    assert masks[0].std() > 0.01
+    assert deviation(masks[1], masks[0]) <= 1e-4
