@@ -99,7 +99,7 @@ def test_a_family_runs_once_and_its_table_shows_the_scores(tmp_path):
     """A LoRA of two steps on twenty images, by the command; the second call trains nothing."""
     model = tiny_base(tmp_path / "model.safetensors", in_channels=8)
     output, docs = tmp_path / "out", tmp_path / "docs"
-    small = ("--images", 2, "--steps", 2, "--set", "resolution=64", "batch_size=2", "validation.images=1")
+    small = ("--images", 2, "--steps", 2, "--set", "resolution=64", "batch_size=2", "validation.images=1", "objective=diffusion")
     family = ("domain", "--model", model, "--output", output, "--only", "cells-lora-20-", *small)
     first = run(*family)
     assert first.returncode == 0, first.stderr

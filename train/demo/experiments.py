@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CalledProcessError
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -240,6 +241,8 @@ def run_all(wanted: list[Trial | Probe], options: Options, place: Place, minutes
         except Timeout:
             print(f"{one.name} is being run by another process")
             continue
+        except CalledProcessError as error:
+            sys.exit(f"{one.name}: {Path(error.cmd[1]).name} failed with status {error.returncode}; its message stands above.")
         print(f"{one.name}: {place.result(one.name)}", flush=True)
 
 
