@@ -24,7 +24,7 @@ COLOURS = {
     "load": "#3f789e",
     "segment": "#88AA88",
     "result": "#8888AA",
-    "paint": "#a1309b",
+    "paint": "#b568c9",
     "check": "#b58b2a",
 }
 PICTURE_NODES = (

@@ -6,16 +6,16 @@ from .build import Node, Sheet
 
 DEMO, DIFFUSION, BASE = "digseg-demo.safetensors", "digseg-demo-diffusion.safetensors", "digseg-demo-base.safetensors"
 SCENE, THINGS = "scene-5.png", ("red star", "green star", "cyan square", "pink circle")
-AERIAL, AERIAL_TEXT = "aerial.png", "red circle\nblue square\nyellow star"
-CLIP, CLIP_TEXT = "moving_shapes.mp4", "red circle\nblue star"
+AERIAL, AERIAL_TEXT = "aerial.png", "yellow star\nred circle\nblue square"  # drawn in other colours than their own
+CLIP, CLIP_TEXT, CLIP_THING = "moving_shapes.mp4", "blue star\nred circle", "red circle"
 PAINT, PAINT_FROM, PAINT_TO = "red_circle.png", "red circle", "blue square"
 
 
-def _load(s: Sheet, image: str, note: str, checkpoint: str = DEMO) -> tuple[Node, Node]:
+def _load(s: Sheet, image: str, note: str, note_height: int = 180) -> tuple[Node, Node]:
     with s.column("1. Photo and model", "load"):
-        loader = s.add("DiGSegCheckpointLoader", checkpoint=checkpoint)
+        loader = s.add("DiGSegCheckpointLoader", checkpoint=DEMO)
         photo = s.add("LoadImage", image=image)
-        s.note(note)
+        s.note(note, note_height)
     return loader, photo
 
 
@@ -86,7 +86,7 @@ def semantic_map(s: Sheet) -> None:
             90,
         )
     with s.column("5. Ids and shares", "result", 300):
-        s.add("PreviewImage", "Class ids as grey levels", images=classes["ids"])
+        s.add("PreviewImage", "Class ids: 1, 2, 3 ... of 255 look black", images=classes["ids"])
         s.add("PreviewAny", "Class, id, share", source=classes["table"])
 
 
@@ -186,13 +186,11 @@ def inpaint_demo(s: Sheet) -> None:
 
 def _inpaint(s: Sheet, note: str, load, steps: int, cfg: float, prompt: str, guidance: float = 0.0) -> None:
     """Segment, grow and feather, and paint with a full-size checkpoint through core nodes only."""
-    loader, photo = _load(s, PAINT, note)
+    loader, photo = _load(s, PAINT, note, 330)
     mask = _select(s, loader, photo)
     with s.column("4. Grow and feather", "segment", 280):
         soft = _soft_edge(s, mask, 4, 4)
-        s.note(
-            "A hard mask leaves the old outline visible: grow it by 1 to 2 % of the picture, then blur by as much.", 90
-        )
+        s.note("A hard mask leaves the old outline visible: grow it by 1 to 2 % of the picture, then blur by as much.", 90)
     s.row()
     with s.column("5. Painting model", "paint", 340):
         model, clip, vae = load(s)
@@ -249,10 +247,9 @@ def inpaint_sd15(s: Sheet) -> None:
 
     _inpaint(
         s,
-        "## Inpainting with Stable Diffusion 1.5\nNeeds in `ComfyUI/models/checkpoints`:\n- "
-        "`sd-v1-5-inpainting.ckpt`\n\nAny "
-        "other SD 1.5 checkpoint works too; an inpainting one continues the surroundings better."
-        + PHOTO_HINT.format(size=512),
+        "## Inpainting with Stable Diffusion 1.5\nPut into `ComfyUI/models/checkpoints`:\n- "
+        "`sd-v1-5-inpainting.ckpt` from **stable-diffusion-v1-5/stable-diffusion-inpainting** on Hugging Face\n\nAny "
+        "other SD 1.5 checkpoint works too; an inpainting one continues the surroundings better." + PHOTO_HINT.format(size=512),
         load,
         25,
         7.0,
@@ -267,8 +264,8 @@ def inpaint_sdxl(s: Sheet) -> None:
 
     _inpaint(
         s,
-        "## Inpainting with SDXL\nNeeds in `ComfyUI/models/checkpoints`:\n- "
-        "`sd_xl_base_1.0.safetensors`\n\nDifferential "
+        "## Inpainting with SDXL\nPut into `ComfyUI/models/checkpoints`:\n- `sd_xl_base_1.0.safetensors` from "
+        "**stabilityai/stable-diffusion-xl-base-1.0** on Hugging Face\n\nDifferential "
         "Diffusion lets a plain text-to-image checkpoint follow a feathered mask." + PHOTO_HINT.format(size=1024),
         load,
         25,
@@ -280,18 +277,16 @@ def inpaint_sdxl(s: Sheet) -> None:
 def inpaint_flux_fill(s: Sheet) -> None:
     def load(s: Sheet):
         unet = s.add("UNETLoader", unet_name="flux1-fill-dev.safetensors")
-        clip = s.add(
-            "DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux"
-        )
+        clip = s.add("DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux")
         vae = s.add("VAELoader", vae_name="ae.safetensors")
         return unet[0], clip[0], vae[0]
 
     _inpaint(
         s,
-        "## Inpainting with Flux Fill\nNeeds:\n- `models/diffusion_models/flux1-fill-dev.safetensors`\n- "
-        "`models/text_encoders/"
-        "clip_l.safetensors`\n- `models/text_encoders/t5xxl_fp16.safetensors`\n- `models/vae/ae.safetensors`"
-        + PHOTO_HINT.format(size=1024),
+        "## Inpainting with Flux Fill\nFrom **black-forest-labs/FLUX.1-Fill-dev** on Hugging Face (log in and accept its "
+        "license):\n- `flux1-fill-dev.safetensors` into `ComfyUI/models/diffusion_models`\n- `ae.safetensors` into "
+        "`ComfyUI/models/vae`\n\nFrom **comfyanonymous/flux_text_encoders**:\n- `clip_l.safetensors` and "
+        "`t5xxl_fp16.safetensors` into `ComfyUI/models/text_encoders`" + PHOTO_HINT.format(size=1024),
         load,
         20,
         1.0,
@@ -327,8 +322,9 @@ def uncertainty(s: Sheet) -> None:
         s.add("MaskPreview", "As a mask: 0 sure, 1 unsure", mask=unsure["uncertainty"])
     with s.column("4. Soft mask and threshold", "result", 360):
         soft = s.add("DiGSegPickMask", masks=found["masks"], names=THINGS[0], mode="soft")
-        sweep = s.add("DiGSegCompareMasks", prediction=soft["mask"], truth=_hard(s, found, THINGS[0])["mask"])
+        hard = s.add("DiGSegPickMask", masks=found["masks"], names=THINGS[0])
     with s.column("5. Threshold sweep", "result", 420):
+        sweep = s.add("DiGSegCompareMasks", prediction=soft["mask"], truth=hard["mask"])
         s.add("PreviewImage", images=sweep["threshold sweep"], height=340)
         s.note(
             "The hard mask stands in for the truth here, to show the plot. Connect a mask you trust (Load Image (as "
@@ -336,10 +332,6 @@ def uncertainty(s: Sheet) -> None:
             "the best threshold for your checkpoint.",
             110,
         )
-
-
-def _hard(s: Sheet, found: Node, name: str) -> Node:
-    return s.add("DiGSegPickMask", masks=found["masks"], names=name)
 
 
 def video(s: Sheet) -> None:
@@ -356,12 +348,13 @@ def video(s: Sheet) -> None:
         found = _segment(s, loader, parts, CLIP_TEXT)
     with s.column("3. Show", "result", 340):
         shown = s.add("CreateVideo", images=found["overlay"], fps=parts["fps"])
-        s.add("SaveVideo", video=shown[0], filename_prefix="digseg/overlay")
+        s.add("SaveVideo", height=480, video=shown[0], filename_prefix="digseg/overlay")
     with s.column("4. Mask of one thing", "result", 340):
-        mask = s.add("DiGSegPickMask", masks=found["masks"], names=CLIP_TEXT.split("\n", maxsplit=1)[0])
+        mask = s.add("DiGSegPickMask", masks=found["masks"], names=CLIP_THING)
+    with s.column("5. As a video", "result", 340):
         grey = s.add("MaskToImage", mask=mask["mask"])
         matte = s.add("CreateVideo", images=grey[0], fps=parts["fps"])
-        s.add("SaveVideo", video=matte[0], filename_prefix="digseg/matte")
+        s.add("SaveVideo", height=480, video=matte[0], filename_prefix="digseg/matte")
 
 
 def tiled_aerial(s: Sheet) -> None:
@@ -412,6 +405,8 @@ def stock_sampler(s: Sheet) -> None:
             s.add("DiGSegPickMask", title, masks=found[0], names="")
 
 
+BIG = ("inpaint_sd15", "inpaint_sdxl", "inpaint_flux_fill")
+"""Graphs that need files which do not come with the pack."""
 GRAPHS = {
     function.__name__: function
     for function in (

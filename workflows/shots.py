@@ -19,10 +19,13 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from .graphs import GRAPHS
+from .graphs import BIG, GRAPHS
 
 HERE = Path(__file__).resolve().parent
 SIZE = {"width": 1920, "height": 1080}
+LEFT, TOP, RIGHT, BOTTOM, AROUND = 90, 170, 30, 90, 14
+"""Pixels that the page's own bars take from a screenshot's sides, and those kept around the graph."""
+WIDEST = 1920
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -37,22 +40,27 @@ QUIET = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Workflow.Persist": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
-READY = (
-    "() => !!(window.app && window.app.graph && window.LiteGraph && LiteGraph.registered_node_types['DiGSegSegment'])"
-)
-FIT = """() => {
-    const canvas = app.canvas, bounds = [Infinity, Infinity, -Infinity, -Infinity];
+READY = "() => !!(window.app && window.app.graph && window.LiteGraph && LiteGraph.registered_node_types['DiGSegSegment'])"
+BOUNDS = """() => {
+    const bounds = [Infinity, Infinity, -Infinity, -Infinity];
     for (const box of [...app.graph.nodes.map(n => n.boundingRect), ...app.graph.groups.map(g => g._bounding)]) {
         bounds[0] = Math.min(bounds[0], box[0]); bounds[1] = Math.min(bounds[1], box[1]);
         bounds[2] = Math.max(bounds[2], box[0] + box[2]); bounds[3] = Math.max(bounds[3], box[1] + box[3]);
     }
-    const view = {x: 70, y: 150, w: innerWidth - 90, h: innerHeight - 210};
-    const scale = Math.min(view.w / (bounds[2] - bounds[0]), view.h / (bounds[3] - bounds[1]), 1.2);
+    return [bounds[0], bounds[1], bounds[2] - bounds[0], bounds[3] - bounds[1]];
+}"""
+FIT = f"""() => {{
+    const [x, y, w, h] = ({BOUNDS})(), canvas = app.canvas;
+    const view = {{x: 70, y: 150, w: innerWidth - 90, h: innerHeight - 210}};
+    const scale = Math.min(view.w / w, view.h / h, 1.2);
     canvas.ds.scale = scale;
-    const middle = (view.w / scale - bounds[2] + bounds[0]) / 2;
-    canvas.ds.offset = [view.x / scale - bounds[0] + middle, view.y / scale - bounds[1]];
+    canvas.ds.offset = [view.x / scale - x + (view.w / scale - w) / 2, view.y / scale - y];
     canvas.setDirty(true, true);
+}}"""
+PLACE = """offset => {
+    app.canvas.ds.scale = 1; app.canvas.ds.offset = offset; app.canvas.setDirty(true, true);
 }"""
 OVERLAPS = """() => {
     const boxes = app.graph.nodes.map(n => [n.id, n.type, ...n.boundingRect]), found = [];
@@ -66,9 +74,7 @@ OVERLAPS = """() => {
 
 def chromium() -> str | None:
     """A Chromium of the system; None for Playwright's own."""
-    return next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
+    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 
 @contextmanager
@@ -77,9 +83,7 @@ def opened(url: str) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         page = browser.new_page(viewport=SIZE)
-        page.route(
-            lambda address: not address.startswith(url.rstrip("/")), lambda route: route.abort()
-        )  # no outside world
+        page.route(lambda address: not address.startswith(url.rstrip("/")), lambda route: route.abort())  # no outside world
         page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
         page.set_default_timeout(180_000)
         page.request.post(f"{url.rstrip('/')}/settings", data=QUIET)
@@ -92,8 +96,8 @@ def opened(url: str) -> Iterator[Page]:
 
 
 def load(page: Page, graph: dict) -> None:
-    """Open a graph in UI format, in the middle of the window."""
-    page.evaluate("graph => app.loadGraphData(graph)", graph)
+    """Open a graph in UI format, in the middle of the window; no node shows what one of another graph has shown."""
+    page.evaluate("graph => { app.nodeOutputs = {}; app.nodePreviewImages = {}; return app.loadGraphData(graph); }", graph)
     page.evaluate(FIT)
 
 
@@ -121,16 +125,20 @@ def picture(page: Page, shown: dict) -> Image.Image:
 
 
 def shoot(page: Page, name: str, docs: Path) -> None:
-    """Screenshot to docs/<name>.jpg; report nodes that overlap."""
+    """The graph alone, every letter drawn, to docs/<name>.jpg; report nodes that overlap. Those of BIG are not run."""
     load(page, json.loads((HERE / f"{name}.json").read_text(encoding="utf-8")))
     page.wait_for_timeout(1500)
-    outputs = run(page)
+    outputs = {} if name in BIG else run(page)
     for overlap in page.evaluate(OVERLAPS):
         print(f"{name}: {overlap}")
-    page.evaluate(FIT)
-    page.wait_for_timeout(800)
+    x, y, width, height = page.evaluate(BOUNDS)
+    page.set_viewport_size({"width": round(width) + LEFT + RIGHT, "height": round(height) + TOP + BOTTOM})
+    page.evaluate(PLACE, [LEFT - x, TOP - y])
+    page.wait_for_timeout(1500)
+    graph = {"x": LEFT - AROUND, "y": TOP - AROUND, "width": width + 2 * AROUND, "height": height + 2 * AROUND}
+    shot = Image.open(io.BytesIO(page.screenshot(clip=graph))).convert("RGB")
+    shot.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
     docs.mkdir(parents=True, exist_ok=True)
-    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     shot.save(docs / f"{name}.jpg", quality=78, optimize=True)
     print(f"{name}: {len(outputs)} nodes show something; {(docs / f'{name}.jpg').stat().st_size // 1024} KB")
 
