@@ -8,12 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.train.helpers import tiny_base
+from train.data.base import Query
 from train.data.build import open_split
 from train.data.config import load_data
 from train.demo.domains import TEST, VALIDATION, WORLDS, write_dataset
+from train.demo.probes import WORDINGS, size_of
+from train.demo.specialist import Specialist, class_numbers
+from train.demo.world import COLOURS, PAIRS, SHAPES
+from train.scores import score
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,6 +94,29 @@ def test_the_committed_data_yaml_names_the_same_classes(world, tmp_path):
 def test_too_few_images_are_refused(tmp_path):
     with pytest.raises(ValueError, match="ask for more"):
         write_dataset("cells", tmp_path, TEST + VALIDATION)
+
+
+def test_the_specialist_knows_every_query_of_the_demo_world_by_number():
+    names = [f"{colour} {shape}" for colour, shape in PAIRS]
+    names += [f"everything {colour}" for colour in COLOURS] + [f"the {shape}" for shape in SHAPES]
+    numbers = [class_numbers(name) for name in names]
+    assert len(set(numbers)) == len(names)
+    assert class_numbers("the star") == (len(COLOURS), SHAPES.index("star"))
+    logits = Specialist()(torch.zeros(2, 3, 64, 64), torch.tensor(numbers[:2]))
+    assert logits.shape == (2, 64, 64) and not torch.equal(logits[0], logits[1])
+
+
+def test_every_wording_can_be_said_of_every_pair():
+    for say in WORDINGS.values():
+        assert len({say(colour, shape) for colour, shape in PAIRS}) == len(PAIRS)
+
+
+def test_objects_are_grouped_by_their_share_of_the_known_pixels():
+    truth = torch.zeros(20, 20, dtype=torch.bool)
+    truth[:4, :8] = True  # 32 of 400 pixels
+    query = Query("red star", ("red star",), truth.numpy())
+    record = score(0, query, truth.float(), truth, torch.ones_like(truth), 0.5)
+    assert size_of(record) == "5% to 10%"
 
 
 def run(*arguments) -> subprocess.CompletedProcess:

@@ -27,6 +27,7 @@ def write_tables(output: Path, docs: Path) -> None:
     )
     page.write_text(text, encoding="utf-8")
     draw_curves(results, docs / "img/experiments")
+    copy_pictures(output, docs / "img/experiments")
     print(f"wrote {page}")
 
 
@@ -151,7 +152,7 @@ def vocabulary_table(results: Results) -> str:
         return "Not run."
     report = results["vocabulary"]["report"]
     rows = [
-        [name, *[f"{pairs[pair]['miou']:.3f} ({pairs[pair]['prompts']})" for pair in ("seen", "held_out")]]
+        [name, *[f"{pairs[one]['miou']:.3f} ({pairs[one]['prompts']})" if one in pairs else "-" for one in ("seen", "held_out")]]
         for name, pairs in report["wordings"].items()
     ]
     return table(("wording", "seen pairs mIoU (prompts)", "held-out pairs mIoU (prompts)"), rows) + _model(results, "vocabulary")
@@ -248,6 +249,15 @@ def draw_curves(results: Results, folder: Path) -> None:
         draw_domain(results, folder / "domain.png")
     if "end_to_end-pretrained-seed0" in results:
         draw_losses(results, folder / "pretrained.png")
+
+
+def copy_pictures(output: Path, folder: Path) -> None:
+    """The last validation pictures of the runs with 200 images: image, truth, prediction, soft mask."""
+    from PIL import Image
+
+    for world in ("cells", "fields"):
+        if pictures := sorted((output / f"{world}-full-200-seed0/pictures").glob("*.png")):
+            Image.open(pictures[-1]).save(folder / f"{world}-predictions.jpg", quality=88)
 
 
 def draw_domain(results: Results, path: Path) -> None:

@@ -95,7 +95,8 @@ def vocabulary(networks: Networks, images: int, seed: int) -> dict:
         name, _, pair = group.rpartition("|")
         wordings[name][pair] = {key: scores[key] for key in ("prompts", "miou", "mean_iou")}
     plain = [record for record in records if record.group.startswith(next(iter(WORDINGS)))]
-    return {"images": images, "wordings": wordings, **thresholds(plain)}
+    ordered = {name: wordings[name] for name in WORDINGS if name in wordings}
+    return {"images": images, "wordings": ordered, **thresholds(plain)}
 
 
 def thresholds(records: list[Record]) -> dict:
