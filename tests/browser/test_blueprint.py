@@ -25,6 +25,7 @@ WIRE = """([name, image, text]) => {
     const subgraph = app.graph.nodes.find(node => node.title === name);
     const photo = added('LoadImage'), mask = added('MaskPreview'), overlay = added('PreviewImage');
     [photo, mask, overlay].forEach((node, number) => { node.pos = [number ? 500 : -400, number * 350 - 350]; });
+    subgraph.pos = [0, 0];
     photo.widgets.find(widget => widget.name === 'image').value = image;
     subgraph.widgets.find(widget => widget.name === 'text').value = text;
     photo.connect(0, subgraph, 0);

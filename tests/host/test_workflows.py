@@ -17,10 +17,9 @@ from PIL import Image
 import dev
 from workflows import demo
 from workflows.api import to_prompt
-from workflows.graphs import AERIAL, PAINT, SCENE, THINGS
+from workflows.graphs import AERIAL, BIG, PAINT, SCENE, THINGS
 
 FOLDER = dev.ROOT / "workflows"
-BIG = ("inpaint_sd15", "inpaint_sdxl", "inpaint_flux_fill")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 

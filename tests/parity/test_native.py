@@ -21,6 +21,13 @@ BOUND = 1e-4
 SCALE = 0.18215
 LAYOUTS = [name for name in UNETS if not name.startswith("sd")]
 SHAPE = (2, 4, 8, 12)
+BUNDLED = {
+    "block_out_channels": (64, 96, 96),
+    "attention_head_dim": 4,
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+}
+"""The three levels of the bundled model; 96 is no whole multiple of 64."""
 
 
 def load(host, tmp_path, unet, **fields):
@@ -37,9 +44,9 @@ def image_latents():
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(6)) / SCALE
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@pytest.fixture(scope="module", params=[*LAYOUTS, "bundled"])
 def unet(request):
-    return make_unet(request.param)
+    return make_unet("one_head_count", **BUNDLED) if request.param == "bundled" else make_unet(request.param)
 
 
 def test_unet_forward(host, tmp_path, unet, words, image_latents):
