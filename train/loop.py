@@ -2,8 +2,10 @@
 
 import json
 import signal
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ from train.export import export, export_lora
 from train.fresh import FreshBatches, FreshSamples, encoded
 from train.lora import add_lora
 from train.loss import make_loss
+from train.memory import SAVING, device_memory, estimate, memory_device, synchronize
 from train.model import Networks, load_networks, open_base
 from train.optimizer import make_optimizer
 from train.pictures import save_grid
@@ -144,7 +147,10 @@ class Trainer:
     def run(self) -> None:
         """Train from the last state in the run folder, or from the start, to the configured number of steps."""
         self.resume()
-        self.accelerator.print(footprint(self._parameters(), self.ema is not None))
+        if self._ended():
+            self.finish()
+            return
+        self._announce()
         start, steps = self.progress.step, self.config.steps
         loader = DataLoader(self.batches, batch_size=None, sampler=range(start, steps), num_workers=self.config.workers)
         bar = tqdm(total=steps, initial=start, desc="training", unit="step", disable=not self.accelerator.is_main_process)
@@ -215,13 +221,41 @@ class Trainer:
     def _after_step(self) -> bool:
         """Validation and states where they are due; True when there was no improvement for `patience` validations."""
         config, step = self.config, self.progress.step
-        stop = False
         if config.data.validation and step % config.validation.every == 0:
             self.validate()
-            stop = config.validation.patience is not None and self.progress.since_best >= config.validation.patience
         if step % config.checkpoints.every == 0 and step < config.steps:
             self.save()
-        return stop
+        return self._ended()
+
+    def _ended(self) -> bool:
+        """All steps done, or no better validation for `patience` of them."""
+        patience = self.config.validation.patience
+        return self.progress.step >= self.config.steps or (patience is not None and self.progress.since_best >= patience)
+
+    def _announce(self) -> None:
+        """Say before the first step what is going to be needed: memory, and time by a trial pass."""
+        accelerator, device = self.accelerator, self.accelerator.device
+        if accelerator.is_main_process:
+            need = estimate(self.config, self.networks.config, accelerator.num_processes, memory_device(device))
+            tqdm.write(need.describe())
+            if (there := device_memory(device)) and there < need.peak:
+                tqdm.write(f"WARNING: {device} has {there / 2**30:.2f} GiB. {SAVING}")
+        seconds = self._trial() * self.config.gradient_accumulation
+        left = timedelta(seconds=round(seconds * (self.config.steps - self.progress.step)))
+        accelerator.print(f"about {seconds:.2f} s a step, {left} for what is left, without validation")
+
+    def _trial(self) -> float:
+        """Seconds of one micro-batch's forward and backward pass, whose gradients are thrown away."""
+        part = self._ready(self.batches[self.progress.step][0])
+        for _ in range(1 if self.accelerator.device.type == "cpu" else 2):  # the first one on a GPU is slow
+            synchronize(self.accelerator.device)
+            started = time.perf_counter()
+            with self.accelerator.autocast():
+                loss = self.loss(self.unet, part)
+            loss.backward()
+            synchronize(self.accelerator.device)
+            self.unet.zero_grad(set_to_none=True)
+        return time.perf_counter() - started
 
     def validate(self) -> dict:
         """Score the averaged weights; writes the log, the pictures and, when better than before, best.safetensors."""
@@ -330,13 +364,6 @@ class Trainer:
             self.accelerator.print(f"wrote {path}; put it into ComfyUI/models/{folder}/")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-
-
-def footprint(parameters: list[torch.nn.Parameter], averaged: bool) -> str:
-    """What training needs at least: weights, gradients, two moments and the averages of the trained weights."""
-    trained = sum(parameter.numel() for parameter in parameters)
-    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters) * (5 if averaged else 4)
-    return f"{trained / 1e6:.1f} million trained weights, {size / 2**30:.2f} GiB with what training keeps, plus activations"
 
 
 def load_base(config: TrainConfig) -> Networks:

@@ -68,7 +68,7 @@ def load_networks(base: Path, components: Path | None = None, init: str = "pretr
     other = open_base(components) if components else checkpoint
     unet = load_unet(checkpoint, init, seed)
     vae = _load(AutoencoderKL.from_config, other, "vae").eval().requires_grad_(False)
-    text = _load(_text_model, other, "text_encoder").eval().requires_grad_(False)
+    text = _load(text_model, other, "text_encoder").eval().requires_grad_(False)
     config = replace(
         checkpoint.config,
         unet=plain_config(unet),
@@ -108,7 +108,8 @@ def plain_config(model) -> dict:
     return {key: value for key, value in dict(model.config).items() if not key.startswith("_") or key == "_class_name"}
 
 
-def _text_model(config: dict) -> CLIPTextModel:
+def text_model(config: dict) -> CLIPTextModel:
+    """A text encoder with random weights from its config."""
     return CLIPTextModel(CLIPTextConfig(**config))
 
 

@@ -17,6 +17,8 @@ from train.model import Networks, decode_latents, encode_pixels
 from train.scores import Record, score
 from train.text import encode_texts
 
+DECODED_PIXELS = 2**18
+
 
 @dataclass(frozen=True)
 class Question:
@@ -115,7 +117,13 @@ def predict(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSch
     for member in range(sampling.ensemble):
         noise = initial_noise(sampling.seed, member, tuple(images.shape[1:]), sampling.initial).to(device)
         total += ddim_sample(denoiser(networks, images, texts, schedule), noise.expand_as(images), schedule)
-    return decode_latents(networks.vae, total / sampling.ensemble).float().cpu()
+    parts = (total / sampling.ensemble).split(decode_batch(total))
+    return torch.cat([decode_latents(networks.vae, part).float().cpu() for part in parts])
+
+
+def decode_batch(latents: Tensor) -> int:
+    """How many of the latents [N,4,h,w] the VAE decodes at a time: as many as make 512 x 512 pixels, or one."""
+    return max(1, DECODED_PIXELS // (64 * latents.shape[-2] * latents.shape[-1]))
 
 
 def denoiser(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSchedule):

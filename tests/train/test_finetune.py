@@ -219,3 +219,16 @@ def test_tensorboard_gets_the_figures(config_file):
 def test_augmented_versions_are_cached_like_images(config_file):
     trainer = Trainer(load_config(config_file, ["augment.variants=2"]))
     assert len(set(trainer.batches.sampler.table.image.tolist())) == 3 * 4
+
+
+def test_a_run_without_improvement_stops_early_and_stays_stopped(config_file):
+    settings = ["steps=40", "validation.every=2", "validation.patience=2", "optimizer.lr=1e-12"]
+    first = Trainer(load_config(config_file, settings))
+    first.run()
+    assert first.progress.step < 40
+    assert first.progress.since_best == 2
+    assert (first.config.output / "digseg.safetensors").is_file()
+    log = losses(first.config.output)
+    again = Trainer(load_config(config_file, settings))
+    again.run()
+    assert losses(first.config.output) == log

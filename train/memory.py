@@ -1,0 +1,296 @@
+"""How much memory a training takes, by going through one step with tensors that have shapes but no content.
+
+python train/memory.py --config FILE [key=value ...]     what that run will need
+python train/memory.py --table                           Stable Diffusion sizes and options as a Markdown table
+
+An estimate: what the libraries need beside the tensors (cuDNN's workspace, CUDA's context, fragmentation) is left out.
+"""
+
+import argparse
+import sys
+import weakref
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextModel
+
+from digseg_nodes.core.bare_unet import STABLE_DIFFUSION_UNETS, bare_scheduler
+from digseg_nodes.core.checkpoint import CheckpointConfig
+from digseg_nodes.core.schedule import alphas_cumprod
+from train.batch import Batch
+from train.command import run
+from train.config import TrainConfig, load_config
+from train.data.config import DataConfig
+from train.data.prepare import LATENT_PIXELS
+from train.lora import add_lora
+from train.loss import make_loss
+from train.model import decode_latents, encode_pixels, open_base, text_model
+from train.single_file import TEXT_ENCODERS, VAE
+from train.validate import decode_batch
+
+GIB = 2**30
+EIGHT_BIT_FROM = 4096
+"""bitsandbytes keeps the moments of weights with fewer numbers in 32 bits."""
+EIGHT_BIT_BLOCK = 256
+"""... and one scale of 32 bits for that many numbers."""
+
+SAVING = (
+    "Smaller: batch_size with more gradient_accumulation, gradient_checkpointing: true, mixed_precision: bf16, "
+    "optimizer.kind: adamw_8bit, ema: 0, lora, a lower resolution, validation.batch_size."
+)
+"""What to try when a run does not fit."""
+
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes of every storage that is alive, and their peak, while operations run inside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = self.peak = 0
+        self.known: set[int] = set()
+
+    def hold(self, tensor: Tensor) -> None:
+        """Count a tensor's storage until it is freed; several tensors on one storage count once."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.hold(leaf)
+        return out
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes a run takes. step, encoding, validation: the peak on top of what is kept all the time: weights (the U-Net and
+    the frozen VAE and text encoder), optimizer (moments) and averages. flops: operations of one optimizer step."""
+
+    trained: int
+    weights: int
+    optimizer: int
+    averages: int
+    step: int
+    encoding: int
+    validation: int
+    flops: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the worst moment of training."""
+        return self.weights + self.optimizer + self.averages + max(self.step, self.encoding, self.validation)
+
+    def describe(self) -> str:
+        """One line for people."""
+        parts = {
+            "weights": self.weights,
+            "optimizer": self.optimizer,
+            "averages": self.averages,
+            "gradients and activations of a step": self.step,
+            "validation": self.validation,
+        }
+        if self.encoding:
+            parts["encoding"] = self.encoding
+        listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
+        return f"{self.trained / 1e6:.1f} million trained weights; memory about {self.peak / GIB:.2f} GiB at most ({listed})"
+
+
+@dataclass
+class Empty:
+    """Networks without content."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+
+
+def estimate(config: TrainConfig, model: CheckpointConfig, processes: int = 1, device: str = "cpu") -> Need:
+    """What a configuration takes on each process's device; `model` holds the configs of U-Net, VAE and text encoder."""
+    networks = _outlines(config, model)
+    loss = make_loss(config, networks.vae, alphas_cumprod(model.scheduler).float(), model.prediction_type)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in (networks.unet, networks.vae, networks.text_encoder):
+            module.to_empty(device=device)
+        trained = [weight for weight in networks.unet.parameters() if weight.requires_grad]
+        ledger = Ledger()
+        for module in (networks.unet, networks.vae, networks.text_encoder):
+            for weight in (*module.parameters(), *module.buffers()):
+                ledger.hold(weight)
+        weights = ledger.live
+        step, flops = _step(config, networks, loss, ledger, device)
+        size = sum(weight.numel() * weight.element_size() for weight in trained)
+        return Need(
+            trained=sum(weight.numel() for weight in trained),
+            weights=weights,
+            optimizer=sum(moments(weight, config.optimizer.kind) for weight in trained),
+            averages=size if config.ema else 0,
+            step=max(step - weights, size) + (size if processes > 1 else 0),  # several processes exchange whole gradients
+            encoding=0 if config.cache_latents else _encoding(config, networks, ledger, device) - weights,
+            validation=_validation(config, networks, ledger, device) - weights,
+            flops=flops,
+        )
+
+
+def _outlines(config: TrainConfig, model: CheckpointConfig) -> Empty:
+    """The networks as the trainer sets them up, on no device."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config({**model.unet, "in_channels": 8}).train()
+        vae = AutoencoderKL.from_config(model.vae).requires_grad_(False)
+        text = text_model(model.text_encoder).requires_grad_(False)
+        if config.lora:
+            add_lora(unet, config.lora.rank, config.lora.alpha, config.lora.targets, config.seed)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return Empty(unet, vae, text)
+
+
+def moments(weight: nn.Parameter, kind: str) -> int:
+    """Bytes of AdamW's two moments of a weight."""
+    if kind == "adamw_8bit" and weight.numel() >= EIGHT_BIT_FROM:
+        return 2 * (weight.numel() + 4 * -(-weight.numel() // EIGHT_BIT_BLOCK))
+    return 2 * 4 * weight.numel()
+
+
+def _step(config: TrainConfig, networks: Empty, loss, ledger: Ledger, device: str) -> tuple[int, float]:
+    """Peak bytes and operations of one optimizer step's forward and backward passes."""
+    precision = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
+    passes = min(config.gradient_accumulation, 2)  # from the second on, gradients are there already
+    ledger.peak = ledger.live
+    with ledger, FlopCounterMode(display=False) as counter:
+        for _ in range(passes):
+            batch = _empty_batch(config, networks, device)
+            with torch.autocast(device, dtype=precision, enabled=precision is not None):
+                value = loss(networks.unet, batch)
+            value.backward()
+            del value, batch
+    for weight in networks.unet.parameters():
+        weight.grad = None
+    return ledger.peak, counter.get_total_flops() / passes * config.gradient_accumulation
+
+
+def _empty_batch(config: TrainConfig, networks: Empty, device: str) -> Batch:
+    count, side = config.batch_size, config.resolution // LATENT_PIXELS
+    image, mask, noise = (torch.empty((count, networks.vae.config.latent_channels, side, side), device=device) for _ in range(3))
+    text = networks.text_encoder.config
+    words = torch.empty((count, text.max_position_embeddings, text.hidden_size), device=device)
+    truth = torch.empty((count, config.resolution, config.resolution), device=device)
+    return Batch(image, mask, noise, words, torch.zeros(count, dtype=torch.int64, device=device), truth=truth)
+
+
+@torch.no_grad()
+def _encoding(config: TrainConfig, networks: Empty, ledger: Ledger, device: str) -> int:
+    ledger.peak = ledger.live
+    with ledger:
+        count = min(config.encode_batch, config.batch_size)
+        encode_pixels(networks.vae, torch.empty((count, 3, config.resolution, config.resolution), device=device))
+    return ledger.peak
+
+
+@torch.no_grad()
+def _validation(config: TrainConfig, networks: Empty, ledger: Ledger, device: str) -> int:
+    if not config.data.validation:
+        return ledger.live
+    masks, batch = config.validation.batch_size, _empty_batch(config, networks, device)
+    ledger.peak = ledger.live
+    with ledger:
+        image, text = (one[:1].expand(masks, *one.shape[1:]) for one in (batch.image, batch.text))
+        networks.unet(torch.cat([image, image], 1), batch.timesteps[0], text)
+        decode_latents(networks.vae, image[: decode_batch(image)])
+    return ledger.peak
+
+
+def memory_device(device: torch.device) -> str:
+    """The kind of device an estimate is made for: CUDA where it is used, else the CPU, whose kernels keep the same tensors."""
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of a CUDA device's memory, None elsewhere."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until everything asked of a device is done, so that clocks mean something."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def stable_diffusion(width: int = 768) -> CheckpointConfig:
+    """The configs of Stable Diffusion 1.x (text of width 768) or 2.x (1024) with eight input channels."""
+    return CheckpointConfig(
+        unet=STABLE_DIFFUSION_UNETS[width], vae=VAE, text_encoder=TEXT_ENCODERS[width], scheduler=bare_scheduler(width, {})
+    )
+
+
+OPTIONS = {
+    "full": {},
+    "full, 8-bit Adam, no EMA": {"optimizer": {"kind": "adamw_8bit"}, "ema": 0},
+    "LoRA, rank 16": {"lora": {"rank": 16}},
+}
+GPUS = (8, 12, 16, 24, 32, 40, 48, 80)
+HEADROOM = 1.1
+"""Share of memory left to what the estimate does not see, besides one GiB."""
+
+
+def table_row(name: str, options: dict, size: int, batch: int, checkpointing: bool) -> str:
+    """One line of the table: SD 1.x with bf16."""
+    settings = {"base": "sd", "output": "run", "data": DataConfig(validation=[{"type": "demo"}]), "resolution": size}
+    settings |= {"batch_size": batch, "gradient_checkpointing": checkpointing, "mixed_precision": "bf16"}
+    settings |= {"validation": {"batch_size": 8}, "objective": "end_to_end", **options}
+    need = estimate(TrainConfig(**settings), stable_diffusion())
+    fits = next((f"{gpu} GB" for gpu in GPUS if need.peak * HEADROOM + GIB <= gpu * GIB), "more")
+    mark = "yes" if checkpointing else "no"
+    return f"| {name} | {size} | {batch} | {mark} | {need.peak / GIB:.1f} | {fits} | {need.flops / 1e12:.1f} |"
+
+
+def table() -> None:
+    """Print the table."""
+    print("| training | px | batch | checkpointing | GiB | fits | TFLOP a step |\n|---|---|---|---|---|---|---|")
+    for name, options in OPTIONS.items():
+        for size, batch, checkpointing in ((256, 8, False), (512, 1, False), (512, 8, False), (512, 8, True)):
+            print(table_row(name, options, size, batch, checkpointing), flush=True)
+
+
+def main(line: list[str] | None = None) -> None:
+    """Parse the command line and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="YAML file, see train/configs/")
+    parser.add_argument("--table", action="store_true", help="Stable Diffusion sizes instead")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a setting of the file")
+    arguments = parser.parse_args(line)
+    if arguments.table == bool(arguments.config):
+        parser.error("give either --config FILE or --table")
+
+    def of_one_run() -> None:
+        config = load_config(arguments.config, arguments.overrides)
+        model = open_base(config.base).config
+        if config.components:
+            other = open_base(config.components).config
+            model = replace(model, vae=other.vae, text_encoder=other.text_encoder)
+        print(estimate(config, model).describe())
+
+    run(parser.prog, table if arguments.table else of_one_run)
+
+
+if __name__ == "__main__":
+    main()
