@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 OVERLAP = 0.25
-"""Share of a tile that it shares with its neighbour; inside it the two masks fade into each other."""
+"""Share of a tile that it shares with its neighbour, at least; inside it the two masks fade into each other."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def cut_tile(image: Tensor, plan: TilePlan, index: int) -> Tensor:
 
 
 def join_tiles(masks: Tensor, plan: TilePlan) -> Tensor:
-    """Masks of all tiles [B,T,K,h,w] → [B,K,H,W], a weighted mean that fades linearly towards every tile's edge."""
+    """Masks of all tiles [B,T,K,h,w] → [B,K,H,W], a weighted mean that fades towards every tile's edge."""
     batch, _, count, h, w = masks.shape
     out = masks.new_zeros(batch, count, *plan.size)
     total = masks.new_zeros(plan.size)
@@ -59,6 +59,9 @@ def join_tiles(masks: Tensor, plan: TilePlan) -> Tensor:
 
 
 def _ramp(length: int) -> Tensor:
-    """A tent from the edges: 1 in the middle, down to a small positive value at both ends over OVERLAP of the length."""
+    """1 in the middle of a tile, falling with the square of the distance to its edges, never to 0.
+
+    What a tile cuts off it recognises worst, so wherever tiles overlap the one that sees more around a pixel decides.
+    """
     distance = torch.minimum(torch.arange(length), torch.arange(length - 1, -1, -1)).float() + 1.0
-    return (distance / max(1.0, OVERLAP * length)).clamp(max=1.0)
+    return (distance / distance.max()).square()
