@@ -109,7 +109,8 @@ class Batches(torch.utils.data.Dataset, ABC):
             return torch.full((shape[0],), self.train_timesteps - 1), torch.zeros(shape)
         settings, generator = self.config.noise, step_generator(self.config.seed, step)
         timesteps = draw_timesteps(shape[0], self.train_timesteps, generator, settings.high_share, settings.high_from)
-        strength = annealed_strength(timesteps, settings.strength, self.train_timesteps)
+        share = timesteps if settings.annealed else torch.full_like(timesteps, self.train_timesteps)
+        strength = annealed_strength(share, settings.strength, self.train_timesteps)
         return timesteps, multi_scale_noise(shape, strength, generator)
 
 

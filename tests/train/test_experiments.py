@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from PIL import Image
 
 from tests.train.helpers import tiny_base
+from train.batch import Batches
+from train.config import load_config
 from train.data.base import Query
 from train.data.build import open_split
 from train.data.config import load_data
@@ -117,6 +120,19 @@ def test_objects_are_grouped_by_their_share_of_the_known_pixels():
     query = Query("red star", ("red star",), truth.numpy())
     record = score(0, query, truth.float(), truth, torch.ones_like(truth), 0.5)
     assert size_of(record) == "5% to 10%"
+
+
+def test_noise_without_annealing_is_as_coarse_at_the_first_timestep_as_at_the_last(config_file):
+    """At t = 0 annealed noise is white: neighbours have nothing to do with each other."""
+
+    def likeness(annealed: bool) -> float:
+        config = load_config(config_file, ["objective=diffusion", f"noise.annealed={annealed}", "noise.strength=0.9"])
+        batches = SimpleNamespace(config=config, share=SimpleNamespace(total=16), shape=(4, 16, 16), train_timesteps=1)
+        noise = Batches._noise(batches, 0)[1]
+        return float((noise[..., 1:] * noise[..., :-1]).mean())
+
+    assert abs(likeness(True)) < 0.05
+    assert likeness(False) > 0.3
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
