@@ -143,7 +143,7 @@ def inpaint_demo(s: Sheet) -> None:
     mask = _select(s, loader, photo)
     with s.column("4. Grow and feather", "segment", 260):
         soft = _soft_edge(s, mask, 3, 2)
-        s.note("Where this mask is 0 the photo stays as it is, to the last bit.", 70)
+        s.note("Where this mask is 0 the photo stays as it is, to the last bit.", 100)
     s.row()
     with s.column("5. Text and model", "paint", 320):
         base = s.add("DiGSegBaseLoader", checkpoint=BASE)
