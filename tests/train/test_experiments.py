@@ -126,7 +126,7 @@ def test_noise_without_annealing_is_as_coarse_at_the_first_timestep_as_at_the_la
     """At t = 0 annealed noise is white: neighbours have nothing to do with each other."""
 
     def likeness(annealed: bool) -> float:
-        config = load_config(config_file, ["objective=diffusion", f"noise.annealed={annealed}", "noise.strength=0.9"])
+        config = load_config(config_file, ["objective=diffusion", f"noise.annealed={annealed}", "noise.high_from=0"])
         batches = SimpleNamespace(config=config, share=SimpleNamespace(total=16), shape=(4, 16, 16), train_timesteps=1)
         noise = Batches._noise(batches, 0)[1]
         return float((noise[..., 1:] * noise[..., :-1]).mean())
