@@ -2,6 +2,7 @@
 
 Needs aiohttp only, which every ComfyUI has.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -67,8 +68,9 @@ def to_prompt(graph: dict, object_info: dict) -> dict:
             raise GraphError(f"node {node['id']}: this ComfyUI has no {node['type']}")
         if node.get("mode", 0) != 0:
             raise GraphError(f"node {node['id']} ({node['type']}) is muted or bypassed: switch it on")
-    return {str(node["id"]): {"class_type": node["type"], "inputs": _inputs(node, links, object_info[node["type"]])}
-            for node in nodes}
+    return {
+        str(node["id"]): {"class_type": node["type"], "inputs": _inputs(node, links, object_info[node["type"]])} for node in nodes
+    }
 
 
 def _inputs(node: dict, links: dict, info: dict) -> dict:
@@ -148,8 +150,9 @@ class Client:
 
     def submit(self, prompt: dict) -> str:
         """Queue an API prompt; returns its id. GraphError carries ComfyUI's and the nodes' messages."""
-        answer = json.loads(self._wait(self._request("POST", "/prompt", ok=(200, 400),
-                                                     json={"prompt": prompt, "client_id": self.id})))
+        answer = json.loads(
+            self._wait(self._request("POST", "/prompt", ok=(200, 400), json={"prompt": prompt, "client_id": self.id}))
+        )
         if "prompt_id" not in answer:
             raise GraphError(_refusal(answer))
         return answer["prompt_id"]
@@ -210,12 +213,11 @@ class Client:
 def _preview(message: bytes) -> bytes:
     """The image in a binary message: 4 bytes kind, then 4 bytes format or the length of the JSON before the image."""
     kind, second = struct.unpack_from(">II", message)
-    return message[8 + second:] if kind == PREVIEW_WITH_METADATA else message[8:]
+    return message[8 + second :] if kind == PREVIEW_WITH_METADATA else message[8:]
 
 
 def _refusal(answer: dict) -> str:
     problems = [answer["error"]["message"]] if isinstance(answer.get("error"), dict) else [str(answer.get("error"))]
     for node, found in (answer.get("node_errors") or {}).items():
-        problems += [f"{found['class_type']} (node {node}): {error['message']}: {error['details']}"
-                     for error in found["errors"]]
+        problems += [f"{found['class_type']} (node {node}): {error['message']}: {error['details']}" for error in found["errors"]]
     return "; ".join(problems)

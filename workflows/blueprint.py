@@ -1,6 +1,6 @@
 """Write subgraphs/*.json, nodes-of-nodes that ComfyUI offers in its node library: photo and text in, mask out, as one node.
 
-    python -m workflows.blueprint --url http://127.0.0.1:8188
+python -m workflows.blueprint --url http://127.0.0.1:8188
 """
 
 from __future__ import annotations

@@ -128,8 +128,7 @@ class Sheet:
         widgets = widget_names(info)
         content = {"type": kind, "inputs": [], "widgets_values": [_value(name, known, inputs) for name in widgets]}
         content["outputs"] = [
-            {"name": name, "type": type_, "links": []}
-            for name, type_ in zip(info["output_name"], info["output"], strict=True)
+            {"name": name, "type": type_, "links": []} for name, type_ in zip(info["output_name"], info["output"], strict=True)
         ]
         if title:
             content["title"] = title
@@ -226,9 +225,7 @@ def main() -> None:
     for name in args.names or GRAPHS:
         sheet = Sheet(info)
         GRAPHS[name](sheet)
-        (HERE / f"{name}.json").write_text(
-            json.dumps(sheet.graph(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (HERE / f"{name}.json").write_text(json.dumps(sheet.graph(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"{name}.json: {len(sheet.nodes)} nodes")
 
 

@@ -5,6 +5,7 @@
 `python dev.py demo` starts a ComfyUI and calls this. The photos, their prompts and the true masks are listed in
 demo_scenes/scenes.json: [{"image", "prompts": [{"prompt", "mask" (absent from the photo: null), "held_out"}]}].
 """
+
 from __future__ import annotations
 
 import argparse
@@ -103,8 +104,7 @@ def judge(scene: Scene, photo: Image.Image, masks: list[np.ndarray]) -> list[Cut
     for entry, mask, colour in zip(scene.prompts, masks, palette(len(masks)).tolist(), strict=True):
         truth = true_mask(entry, photo.size)
         score = iou(torch.from_numpy(mask), torch.from_numpy(truth)).item()
-        cuts.append(Cut(entry["prompt"], mask, tuple(colour), score, float(mask.mean()), entry["held_out"],
-                        bool(truth.any())))
+        cuts.append(Cut(entry["prompt"], mask, tuple(colour), score, float(mask.mean()), entry["held_out"], bool(truth.any())))
     return cuts
 
 
@@ -117,8 +117,15 @@ def save_scene(folder: Path, card: Card, overlay: Image.Image) -> list[dict]:
     for cut in card.cuts:
         path = folder / f"mask_{'_'.join(cut.prompt.split())}.png"
         Image.fromarray(cut.mask.astype(np.uint8) * 255).save(path)
-        lines.append({"image": card.name, "prompt": cut.prompt, "iou": round(cut.iou, 4),
-                      "coverage": round(cut.coverage, 6), "mask": _shown(path)})
+        lines.append(
+            {
+                "image": card.name,
+                "prompt": cut.prompt,
+                "iou": round(cut.iou, 4),
+                "coverage": round(cut.coverage, 6),
+                "mask": _shown(path),
+            }
+        )
     return lines
 
 

@@ -1,4 +1,5 @@
 """The contact sheet of the demo: one card a photo, with all masks over it and each prompt cut out."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -68,8 +69,7 @@ def _draw_card(sheet: Image.Image, card: Card, top: int, height: int) -> None:
     _paste(sheet, _overlay(card, _side(card)), x, y)
     left = x + _side(card) + GAP
     step = (WIDTH - MARGIN - PAD - left + GAP) // columns
-    places = [(left + column * step, y + row * (TILE + CAPTION + GAP))
-              for row in range(_rows(card)) for column in range(columns)]
+    places = [(left + column * step, y + row * (TILE + CAPTION + GAP)) for row in range(_rows(card)) for column in range(columns)]
     _paste(sheet, _cover(card.photo, TILE), *places[0])
     ImageDraw.Draw(sheet).text((places[0][0], places[0][1] + TILE + 3), card.name, FAINT, _font(20))
     for cut, place in zip(card.cuts, places[1:], strict=False):

@@ -12,15 +12,25 @@ class DiGSegCheckpointLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegCheckpointLoader", display_name="Load DiGSeg Checkpoint", category=CATEGORY,
+            node_id="DiGSegCheckpointLoader",
+            display_name="Load DiGSeg Checkpoint",
+            category=CATEGORY,
             description="Loads a DiGSeg checkpoint: the segmentation U-Net with its text encoder and VAE.",
-            inputs=[io.Combo.Input(
-                "checkpoint", **checkpoint_options(),
-                tooltip="A .safetensors file (or a diffusers folder) in ComfyUI/models/digseg. The demo models come "
-                        "with the pack."), mask_target_input()],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="The segmentation U-Net."),
-                     io.Clip.Output(display_name="CLIP", tooltip="The text encoder the U-Net was trained with."),
-                     io.Vae.Output(display_name="VAE", tooltip="The VAE the U-Net was trained with.")])
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    **checkpoint_options(),
+                    tooltip="A .safetensors file (or a diffusers folder) in ComfyUI/models/digseg. The demo models come "
+                    "with the pack.",
+                ),
+                mask_target_input(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="The segmentation U-Net."),
+                io.Clip.Output(display_name="CLIP", tooltip="The text encoder the U-Net was trained with."),
+                io.Vae.Output(display_name="VAE", tooltip="The VAE the U-Net was trained with."),
+            ],
+        )
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint, mask_target="auto"):
@@ -39,16 +49,28 @@ class DiGSegUNETLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegUNETLoader", display_name="Load DiGSeg U-Net", category=CATEGORY,
+            node_id="DiGSegUNETLoader",
+            display_name="Load DiGSeg U-Net",
+            category=CATEGORY,
             description="Loads only the segmentation U-Net; CLIP and VAE come from the Stable Diffusion checkpoint it was "
-                        "trained from (Load Checkpoint).",
-            inputs=[io.Combo.Input("checkpoint", **checkpoint_options(),
-                                   tooltip="A .safetensors file (or a diffusers folder) in ComfyUI/models/digseg."),
-                    io.Combo.Input("weight_dtype", options=list(host.WEIGHT_DTYPES), default="default",
-                                   tooltip="Precision the weights are stored in. default follows the file and ComfyUI's own "
-                                           "rules; fp8 halves the memory of fp16 and changes a few mask pixels."),
-                    mask_target_input()],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="The segmentation U-Net.")])
+            "trained from (Load Checkpoint).",
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    **checkpoint_options(),
+                    tooltip="A .safetensors file (or a diffusers folder) in ComfyUI/models/digseg.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(host.WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="Precision the weights are stored in. default follows the file and ComfyUI's own "
+                    "rules; fp8 halves the memory of fp16 and changes a few mask pixels.",
+                ),
+                mask_target_input(),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The segmentation U-Net.")],
+        )
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint, weight_dtype, mask_target="auto"):

@@ -12,15 +12,25 @@ class DiGSegLoraLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegLoraLoader", display_name="Load DiGSeg LoRA", category=CATEGORY,
+            node_id="DiGSegLoraLoader",
+            display_name="Load DiGSeg LoRA",
+            category=CATEGORY,
             description="Applies a LoRA to a DiGSeg model: kohya, peft, diffusers and old attention-processor files. All of "
-                        "its layers apply, or the error names those that do not.",
-            inputs=[io.Model.Input("model", tooltip="The MODEL of a DiGSeg loader."),
-                    io.Combo.Input("lora", options=host.lora_names(),
-                                   tooltip="A .safetensors file in ComfyUI/models/loras."),
-                    io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05,
-                                   tooltip="How strongly the LoRA acts (-10 to 10): 1 as trained, 0 not at all.")],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="The segmentation U-Net with the LoRA.")])
+            "its layers apply, or the error names those that do not.",
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL of a DiGSeg loader."),
+                io.Combo.Input("lora", options=host.lora_names(), tooltip="A .safetensors file in ComfyUI/models/loras."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How strongly the LoRA acts (-10 to 10): 1 as trained, 0 not at all.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="The segmentation U-Net with the LoRA.")],
+        )
 
     @classmethod
     def fingerprint_inputs(cls, model, lora, strength):

@@ -18,24 +18,43 @@ class DiGSegSemanticMap(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegSemanticMap", display_name="DiGSeg Semantic Map", category=CATEGORY, is_output_node=True,
+            node_id="DiGSegSemanticMap",
+            display_name="DiGSeg Semantic Map",
+            category=CATEGORY,
+            is_output_node=True,
             description="Gives every pixel to the class whose mask is strongest there; background where none is above its "
-                        "threshold.",
+            "threshold.",
             inputs=[
                 types.DigsegMasks.Input("masks", tooltip="Masks of DiGSeg Segment or DiGSeg Decode Masks."),
                 types.threshold_input(),
-                io.String.Input("class_thresholds", default="", multiline=True,
-                                tooltip="Own thresholds for some classes, one a line, 0 to 1: person: 0.4"),
-                io.Float.Input("opacity", default=0.6, min=0.0, max=1.0, step=0.05,
-                               tooltip="How strongly the colours cover the photo: 0 not at all, 1 completely."),
+                io.String.Input(
+                    "class_thresholds",
+                    default="",
+                    multiline=True,
+                    tooltip="Own thresholds for some classes, one a line, 0 to 1: person: 0.4",
+                ),
+                io.Float.Input(
+                    "opacity",
+                    default=0.6,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How strongly the colours cover the photo: 0 not at all, 1 completely.",
+                ),
                 io.Boolean.Input("legend", default=True, tooltip="Draw the classes found, with their share of the picture."),
-                io.String.Input("save_prefix", default="",
-                                tooltip="Empty: nothing is saved. Otherwise palette PNGs of the class ids and a classes.txt "
-                                        "are written to ComfyUI's output folder under this name, ready for training.")],
+                io.String.Input(
+                    "save_prefix",
+                    default="",
+                    tooltip="Empty: nothing is saved. Otherwise palette PNGs of the class ids and a classes.txt "
+                    "are written to ComfyUI's output folder under this name, ready for training.",
+                ),
+            ],
             outputs=[
                 io.Image.Output(display_name="map", tooltip="The photo with coloured classes and the legend."),
                 io.Image.Output(display_name="ids", tooltip="Class ids as grey levels: 0 background, 1 the first class ..."),
-                io.String.Output(display_name="table", tooltip="Class, id, share of the pixels, as tab-separated lines.")])
+                io.String.Output(display_name="table", tooltip="Class, id, share of the pixels, as tab-separated lines."),
+            ],
+        )
 
     @classmethod
     def execute(cls, masks, threshold, class_thresholds, opacity, legend, save_prefix) -> io.NodeOutput:
@@ -75,19 +94,36 @@ class DiGSegUncertainty(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegUncertainty", display_name="DiGSeg Uncertainty", category=CATEGORY, is_output_node=True,
+            node_id="DiGSegUncertainty",
+            display_name="DiGSeg Uncertainty",
+            category=CATEGORY,
+            is_output_node=True,
             description="Shows where the ensemble's masks disagree (standard deviation per pixel). Without an ensemble, "
-                        "shows where the soft mask itself is undecided: sqrt(m (1 - m)), the same unit.",
+            "shows where the soft mask itself is undecided: sqrt(m (1 - m)), the same unit.",
             inputs=[
-                types.DigsegMasks.Input("masks", tooltip="Masks made with uncertainty on and an ensemble of 2 or more; others "
-                                                         "give the estimate from the soft mask."),
+                types.DigsegMasks.Input(
+                    "masks",
+                    tooltip="Masks made with uncertainty on and an ensemble of 2 or more; others "
+                    "give the estimate from the soft mask.",
+                ),
                 io.String.Input("name", default="", tooltip="Which prompt's mask. Empty: the most uncertain at every pixel."),
-                io.Float.Input("opacity", default=0.75, min=0.0, max=1.0, step=0.05,
-                               tooltip="How strongly the heat map covers the photo: 0 not at all, 1 completely.")],
+                io.Float.Input(
+                    "opacity",
+                    default=0.75,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How strongly the heat map covers the photo: 0 not at all, 1 completely.",
+                ),
+            ],
             outputs=[
                 io.Image.Output(display_name="heat map", tooltip="The photo under a heat map: dark is sure, bright is unsure."),
-                io.Mask.Output(display_name="uncertainty", tooltip="0 sure to 1 as unsure as can be (twice the standard "
-                                                                   "deviation), [frames, H, W].")])
+                io.Mask.Output(
+                    display_name="uncertainty",
+                    tooltip="0 sure to 1 as unsure as can be (twice the standard deviation), [frames, H, W].",
+                ),
+            ],
+        )
 
     @classmethod
     def execute(cls, masks, name, opacity) -> io.NodeOutput:
@@ -105,15 +141,30 @@ class DiGSegCompareMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegCompareMasks", display_name="DiGSeg Compare Masks", category=CATEGORY, is_output_node=True,
+            node_id="DiGSegCompareMasks",
+            display_name="DiGSeg Compare Masks",
+            category=CATEGORY,
+            is_output_node=True,
             description="Scores a mask against the truth, and shows how the score depends on the threshold (the paper's Fig. 2).",
             inputs=[
                 io.Mask.Input("prediction", tooltip="The mask to judge, soft or hard, [frames, H, W]."),
                 io.Mask.Input("truth", tooltip="What it should be, same size; one frame is compared with all."),
-                io.Float.Input("threshold", default=0.5, min=0.0, max=1.0, step=0.01,
-                               tooltip="Where the prediction becomes hard (0 to 1). The truth is always cut at 0.5."),
-                io.Int.Input("tolerance", default=2, min=1, max=64,
-                             tooltip="Pixels a contour may be off for the boundary F-score (1 to 64).")],
+                io.Float.Input(
+                    "threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where the prediction becomes hard (0 to 1). The truth is always cut at 0.5.",
+                ),
+                io.Int.Input(
+                    "tolerance",
+                    default=2,
+                    min=1,
+                    max=64,
+                    tooltip="Pixels a contour may be off for the boundary F-score (1 to 64).",
+                ),
+            ],
             outputs=[
                 io.Float.Output(display_name="IoU", tooltip="Intersection over union, 0 to 1, mean over the frames."),
                 io.Float.Output(display_name="Dice", tooltip="F1 score over pixels, 0 to 1."),
@@ -121,7 +172,9 @@ class DiGSegCompareMasks(io.ComfyNode):
                 io.Float.Output(display_name="recall", tooltip="Share of the right pixels that are selected."),
                 io.Float.Output(display_name="boundary F", tooltip="F-score of the contours within the tolerance."),
                 io.Image.Output(display_name="difference", tooltip="White: agreed. Orange: too much. Blue: missed."),
-                io.Image.Output(display_name="threshold sweep", tooltip="IoU and Dice over the threshold.")])
+                io.Image.Output(display_name="threshold sweep", tooltip="IoU and Dice over the threshold."),
+            ],
+        )
 
     @classmethod
     def execute(cls, prediction, truth, threshold, tolerance) -> io.NodeOutput:
@@ -136,6 +189,8 @@ class DiGSegCompareMasks(io.ComfyNode):
 def sweep_plot(soft: torch.Tensor, truth: torch.Tensor, threshold: float) -> torch.Tensor:
     """IoU and Dice of soft masks [B,H,W] cut at 0, 0.02 ... 1, as an IMAGE [1,480,720,3]."""
     taus = [i / 50 for i in range(51)]
-    curves = [(label, taus, [float(f(mask_ops.harden(soft, t), truth).mean()) for t in taus])
-              for label, f in (("IoU", metrics.iou), ("Dice", metrics.dice))]
+    curves = [
+        (label, taus, [float(f(mask_ops.harden(soft, t), truth).mean()) for t in taus])
+        for label, f in (("IoU", metrics.iou), ("Dice", metrics.dice))
+    ]
     return draw.to_tensor(draw.line_plot(curves, "threshold", "score", mark=threshold))[None]

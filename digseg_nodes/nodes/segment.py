@@ -15,27 +15,40 @@ class DiGSegSegment(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegSegment", display_name="DiGSeg Segment", category=CATEGORY, is_output_node=True,
+            node_id="DiGSegSegment",
+            display_name="DiGSeg Segment",
+            category=CATEGORY,
+            is_output_node=True,
             description="Type what you want to select, one thing a line, and get its mask. Something that is not in the "
-                        "picture gives an empty mask.",
+            "picture gives an empty mask.",
             inputs=[
                 io.Model.Input("model", tooltip="MODEL of Load DiGSeg Checkpoint or Load DiGSeg U-Net."),
                 io.Clip.Input("clip", tooltip="CLIP of the same checkpoint."),
                 io.Vae.Input("vae", tooltip="VAE of the same checkpoint."),
                 io.Image.Input("image", tooltip="One photo or a batch of frames, any size."),
-                types.text_input(), types.seed_input(), types.steps_input(), types.ensemble_input(),
-                types.threshold_input(), types.resolution_input(), types.tile_input(),
-                types.uncertainty_input()],
+                types.text_input(),
+                types.seed_input(),
+                types.steps_input(),
+                types.ensemble_input(),
+                types.threshold_input(),
+                types.resolution_input(),
+                types.tile_input(),
+                types.uncertainty_input(),
+            ],
             outputs=[
                 types.DigsegMasks.Output(display_name="masks", tooltip="Soft masks of all prompts, kept apart."),
                 io.Mask.Output(display_name="union", tooltip="One hard 0/1 mask of all prompts together, [frames, H, W]."),
-                io.Image.Output(display_name="overlay", tooltip="The photo with every mask in its own colour.")])
+                io.Image.Output(display_name="overlay", tooltip="The photo with every mask in its own colour."),
+            ],
+        )
 
     @classmethod
-    def execute(cls, model, clip, vae, image, text, seed, steps, ensemble, threshold, resolution, tile,
-                uncertainty) -> io.NodeOutput:
+    def execute(
+        cls, model, clip, vae, image, text, seed, steps, ensemble, threshold, resolution, tile, uncertainty
+    ) -> io.NodeOutput:
         settings = segmentation.SamplerSettings(seed, steps, ensemble)
-        found, overlay = segmentation.segment(model, clip, vae, image, parse_prompts(text), settings, resolution, tile,
-                                              uncertainty, threshold)
+        found, overlay = segmentation.segment(
+            model, clip, vae, image, parse_prompts(text), settings, resolution, tile, uncertainty, threshold
+        )
         united = masks.harden(masks.union(found.soft), threshold or found.threshold)
         return io.NodeOutput(found, united, overlay, ui=ui.PreviewImage(overlay, cls=cls))

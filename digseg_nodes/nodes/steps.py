@@ -16,14 +16,22 @@ class DiGSegPrompts(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegPrompts", display_name="DiGSeg Text Prompts", category=CATEGORY,
+            node_id="DiGSegPrompts",
+            display_name="DiGSeg Text Prompts",
+            category=CATEGORY,
             description="Encodes what to select: one class a line, or the class list of a public data set.",
             inputs=[
                 io.Clip.Input("clip", tooltip="CLIP of the DiGSeg checkpoint, or of the Stable Diffusion it was made from."),
                 types.text_input(),
-                io.Combo.Input("preset", options=[NO_PRESET, *PRESETS], default=NO_PRESET,
-                               tooltip="A data set's class list, added to the text. With a preset the text may be empty.")],
-            outputs=[types.DigsegPrompts.Output(display_name="prompts", tooltip="Encoded classes with their names.")])
+                io.Combo.Input(
+                    "preset",
+                    options=[NO_PRESET, *PRESETS],
+                    default=NO_PRESET,
+                    tooltip="A data set's class list, added to the text. With a preset the text may be empty.",
+                ),
+            ],
+            outputs=[types.DigsegPrompts.Output(display_name="prompts", tooltip="Encoded classes with their names.")],
+        )
 
     @classmethod
     def execute(cls, clip, text, preset) -> io.NodeOutput:
@@ -37,16 +45,24 @@ class DiGSegEncodeImage(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegEncodeImage", display_name="DiGSeg Encode Image", category=CATEGORY,
+            node_id="DiGSegEncodeImage",
+            display_name="DiGSeg Encode Image",
+            category=CATEGORY,
             description="Encodes photos once, to be asked about many times.",
             inputs=[
                 io.Vae.Input("vae", tooltip="VAE of the DiGSeg checkpoint, or of the Stable Diffusion it was made from."),
                 io.Image.Input("image", tooltip="One photo or a batch of frames, any size."),
-                types.resolution_input(), types.tile_input(),
-                io.Model.Input("model", optional=True,
-                               tooltip="Optional: the MODEL, read only for its training resolution when resolution is 0. "
-                                       "Without it, 0 means the VAE's checkpoint's resolution, or 512.")],
-            outputs=[types.DigsegImage.Output(display_name="image", tooltip="Latents, and the way back to the photo's pixels.")])
+                types.resolution_input(),
+                types.tile_input(),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Optional: the MODEL, read only for its training resolution when resolution is 0. "
+                    "Without it, 0 means the VAE's checkpoint's resolution, or 512.",
+                ),
+            ],
+            outputs=[types.DigsegImage.Output(display_name="image", tooltip="Latents, and the way back to the photo's pixels.")],
+        )
 
     @classmethod
     def execute(cls, vae, image, resolution, tile, model=None) -> io.NodeOutput:
@@ -60,18 +76,31 @@ class DiGSegSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegSampler", display_name="DiGSeg Sampler", category=CATEGORY,
+            node_id="DiGSegSampler",
+            display_name="DiGSeg Sampler",
+            category=CATEGORY,
             description="Draws one mask latent per frame and prompt with deterministic DDIM.",
             inputs=[
                 io.Model.Input("model", tooltip="MODEL of Load DiGSeg Checkpoint or Load DiGSeg U-Net."),
                 types.DigsegPrompts.Input("prompts", tooltip="Of DiGSeg Text Prompts."),
                 types.DigsegImage.Input("image", tooltip="Of DiGSeg Encode Image."),
-                types.seed_input(), types.steps_input(), types.ensemble_input(),
-                io.Sigmas.Input("sigmas", optional=True,
-                                tooltip="Optional: noise levels to visit instead of the checkpoint's trailing schedule."),
-                io.Sampler.Input("sampler", optional=True, tooltip="Optional: a sampler to use instead of DDIM.")],
-            outputs=[io.Latent.Output(display_name="masks", tooltip="Mask latents, frame by frame, within a frame prompt by "
-                                                                    "prompt. For DiGSeg Decode Masks.")])
+                types.seed_input(),
+                types.steps_input(),
+                types.ensemble_input(),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Optional: noise levels to visit instead of the checkpoint's trailing schedule.",
+                ),
+                io.Sampler.Input("sampler", optional=True, tooltip="Optional: a sampler to use instead of DDIM."),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="masks",
+                    tooltip="Mask latents, frame by frame, within a frame prompt by prompt. For DiGSeg Decode Masks.",
+                )
+            ],
+        )
 
     @classmethod
     def execute(cls, model, prompts, image, seed, steps, ensemble, sigmas=None, sampler=None) -> io.NodeOutput:
@@ -85,13 +114,17 @@ class DiGSegDecodeMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegDecodeMasks", display_name="DiGSeg Decode Masks", category=CATEGORY,
+            node_id="DiGSegDecodeMasks",
+            display_name="DiGSeg Decode Masks",
+            category=CATEGORY,
             description="Turns mask latents into soft masks on the photo's own pixels.",
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE that encoded the image."),
                 io.Latent.Input("masks", tooltip="Of DiGSeg Sampler, or of a stock sampler behind DiGSeg Conditioning."),
-                types.uncertainty_input()],
-            outputs=[types.DigsegMasks.Output(display_name="masks", tooltip="Soft masks of all prompts, kept apart.")])
+                types.uncertainty_input(),
+            ],
+            outputs=[types.DigsegMasks.Output(display_name="masks", tooltip="Soft masks of all prompts, kept apart.")],
+        )
 
     @classmethod
     def execute(cls, vae, masks, uncertainty) -> io.NodeOutput:

@@ -13,17 +13,23 @@ class DiGSegConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegConditioning", display_name="DiGSeg Conditioning", category=CATEGORY,
+            node_id="DiGSegConditioning",
+            display_name="DiGSeg Conditioning",
+            category=CATEGORY,
             description="Lets ComfyUI's own samplers draw masks: ties the photo to the text. Sample at cfg 1.0.",
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="Of CLIP Text Encode: what to select."),
                 types.DigsegImage.Input("image", tooltip="Of DiGSeg Encode Image."),
                 io.String.Input("name", default="mask", tooltip="Label of the mask."),
-                io.Model.Input("model", optional=True, tooltip="Optional: the MODEL, read only for its threshold and for how "
-                                                               "it draws masks.")],
+                io.Model.Input(
+                    "model", optional=True, tooltip="Optional: the MODEL, read only for its threshold and for how it draws masks."
+                ),
+            ],
             outputs=[
                 io.Conditioning.Output(display_name="conditioning", tooltip="For positive (and negative) of the sampler."),
-                io.Latent.Output(display_name="latent", tooltip="Empty latent of the right size, for latent_image.")])
+                io.Latent.Output(display_name="latent", tooltip="Empty latent of the right size, for latent_image."),
+            ],
+        )
 
     @classmethod
     def execute(cls, conditioning, image, name, model=None) -> io.NodeOutput:
@@ -36,10 +42,13 @@ class DiGSegSigmas(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegSigmas", display_name="DiGSeg Scheduler", category=CATEGORY,
+            node_id="DiGSegSigmas",
+            display_name="DiGSeg Scheduler",
+            category=CATEGORY,
             description="The noise levels a DiGSeg model visits (trailing spacing), for SamplerCustom.",
             inputs=[io.Model.Input("model", tooltip="MODEL of a DiGSeg loader."), types.steps_input()],
-            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels, the last one 0.")])
+            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels, the last one 0.")],
+        )
 
     @classmethod
     def execute(cls, model, steps) -> io.NodeOutput:
@@ -52,14 +61,24 @@ class DiGSegBaseLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="DiGSegBaseLoader", display_name="Load DiGSeg Base", category=CATEGORY,
+            node_id="DiGSegBaseLoader",
+            display_name="Load DiGSeg Base",
+            category=CATEGORY,
             description="Loads the tiny text-to-image model the demo checkpoint was trained from, for painting into masks. "
-                        "Real Stable Diffusion checkpoints are loaded with Load Checkpoint.",
-            inputs=[io.Combo.Input("checkpoint", **types.checkpoint_options("digseg-demo-base.safetensors"),
-                                   tooltip="A text-to-image model in ComfyUI/models/digseg, such as digseg-demo-base.")],
-            outputs=[io.Model.Output(display_name="MODEL", tooltip="The text-to-image U-Net."),
-                     io.Clip.Output(display_name="CLIP", tooltip="Its text encoder."),
-                     io.Vae.Output(display_name="VAE", tooltip="Its VAE.")])
+            "Real Stable Diffusion checkpoints are loaded with Load Checkpoint.",
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    **types.checkpoint_options("digseg-demo-base.safetensors"),
+                    tooltip="A text-to-image model in ComfyUI/models/digseg, such as digseg-demo-base.",
+                )
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL", tooltip="The text-to-image U-Net."),
+                io.Clip.Output(display_name="CLIP", tooltip="Its text encoder."),
+                io.Vae.Output(display_name="VAE", tooltip="Its VAE."),
+            ],
+        )
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint):

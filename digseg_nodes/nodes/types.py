@@ -15,65 +15,98 @@ CATEGORY = "DiGSeg"
 def text_input():
     """The prompt box: one class a line."""
     return io.String.Input(
-        "text", multiline=True, default="red circle",
+        "text",
+        multiline=True,
+        default="red circle",
         tooltip="What to select, one thing a line. Synonyms go behind a colon: car: automobile, sedan. "
-                "Text is taken literally: brackets are not weights.")
+        "Text is taken literally: brackets are not weights.",
+    )
 
 
 def seed_input():
     """Seed of the initial noise."""
     return io.Int.Input(
-        "seed", default=0, min=0, max=2**64 - 1, control_after_generate=False,
+        "seed",
+        default=0,
+        min=0,
+        max=2**64 - 1,
+        control_after_generate=False,
         tooltip="Seed of the noise the masks are drawn from (0 to 2^64-1). The same seed gives the same mask, whatever "
-                "else is asked for. Without effect on one-step checkpoints, which start from no noise.")
+        "else is asked for. Without effect on one-step checkpoints, which start from no noise.",
+    )
 
 
 def steps_input():
     """DDIM steps."""
     return io.Int.Input(
-        "steps", default=0, min=0, max=1000,
+        "steps",
+        default=0,
+        min=0,
+        max=1000,
         tooltip="Sampling steps per mask (1 to 1000). 0 takes the checkpoint's own number: 1 for one-step checkpoints, "
-                "otherwise 4 to 10 are usual. More steps take proportionally longer.")
+        "otherwise 4 to 10 are usual. More steps take proportionally longer.",
+    )
 
 
 def ensemble_input():
     """Noises averaged per mask."""
     return io.Int.Input(
-        "ensemble", default=1, min=1, max=64,
+        "ensemble",
+        default=1,
+        min=1,
+        max=64,
         tooltip="Noises whose results are averaged per mask (1 to 64): steadier masks and an uncertainty map, for that "
-                "many times the work. One-step checkpoints are deterministic and always use 1.")
+        "many times the work. One-step checkpoints are deterministic and always use 1.",
+    )
 
 
 def resolution_input():
     """Longest side the network sees."""
     return io.Int.Input(
-        "resolution", default=0, min=0, max=4096, step=8,
+        "resolution",
+        default=0,
+        min=0,
+        max=4096,
+        step=8,
         tooltip="Longest image side in pixels that the network sees (64 to 4096). 0 takes the resolution the checkpoint "
-                "was trained at, which is nearly always best. The mask comes back at the image's own size.")
+        "was trained at, which is nearly always best. The mask comes back at the image's own size.",
+    )
 
 
 def tile_input():
     """Tile size for large images."""
     return io.Int.Input(
-        "tile", default=0, min=0, max=8192, step=8,
+        "tile",
+        default=0,
+        min=0,
+        max=8192,
+        step=8,
         tooltip="0 takes the image whole. Otherwise the side in image pixels (64 to 8192) of overlapping tiles that are "
-                "segmented one by one and blended, for large images with small things, like aerial photographs.")
+        "segmented one by one and blended, for large images with small things, like aerial photographs.",
+    )
 
 
 def threshold_input():
     """The paper's τ."""
     return io.Float.Input(
-        "threshold", default=0.0, min=0.0, max=1.0, step=0.01,
+        "threshold",
+        default=0.0,
+        min=0.0,
+        max=1.0,
+        step=0.01,
         tooltip="Where a soft mask becomes a hard one (0.01 to 1). 0 takes the checkpoint's own value, usually 0.5. "
-                "Lower selects more.")
+        "Lower selects more.",
+    )
 
 
 def uncertainty_input():
     """Whether to decode every ensemble member."""
     return io.Boolean.Input(
-        "uncertainty", default=False,
+        "uncertainty",
+        default=False,
         tooltip="Also decode every ensemble member, for DiGSeg Uncertainty. Needs an ensemble of 2 or more; takes one "
-                "more VAE decode per member.")
+        "more VAE decode per member.",
+    )
 
 
 def checkpoint_options(default: str = "digseg-demo.safetensors") -> dict:
@@ -85,9 +118,13 @@ def checkpoint_options(default: str = "digseg-demo.safetensors") -> dict:
 def mask_target_input():
     """How the checkpoint draws its masks, for files that cannot say it themselves."""
     return io.Combo.Input(
-        "mask_target", options=["auto", *MASK_TARGETS], default="auto", optional=True,
+        "mask_target",
+        options=["auto", *MASK_TARGETS],
+        default="auto",
+        optional=True,
         tooltip="How this model draws its masks. auto: as the file says. binary: white on black. overlay: white painted "
-                "on the photo, as cocogold does. Only for files without DiGSeg's metadata.")
+        "on the photo, as cocogold does. Only for files without DiGSeg's metadata.",
+    )
 
 
 def index_of(masks, name: str) -> int:
@@ -101,7 +138,9 @@ def index_of(masks, name: str) -> int:
 def same_size(first, second):
     """Two MASKs [B,H,W] of one size, a single frame repeated; a mismatch raises with both shapes."""
     if first.shape[1:] != second.shape[1:] or 1 < len(first) != len(second) > 1:
-        raise ValueError(f"The masks differ in shape: {tuple(first.shape)} and {tuple(second.shape)} (frames, height, "
-                         "width). Compare masks of the same image.")
+        raise ValueError(
+            f"The masks differ in shape: {tuple(first.shape)} and {tuple(second.shape)} (frames, height, "
+            "width). Compare masks of the same image."
+        )
     frames = max(len(first), len(second))
     return first.expand(frames, -1, -1), second.expand(frames, -1, -1)

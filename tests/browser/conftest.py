@@ -1,4 +1,5 @@
 """A real Chromium with ComfyUI's real page: the frontend that this ComfyUI names, and the newest there is."""
+
 from __future__ import annotations
 
 import re
@@ -76,8 +77,9 @@ def tab(request, browser) -> Tab:
     tab = Tab(request.param, page, host.url)
     page.on("console", lambda message: _note(tab, message))
     page.on("pageerror", lambda error: tab.complaints.append(f"uncaught: {error.stack or error}"))
-    page.on("response", lambda answer: answer.ok or answer.status == 304 or tab.complaints.append(
-        f"{answer.status}: {answer.url}"))
+    page.on(
+        "response", lambda answer: answer.ok or answer.status == 304 or tab.complaints.append(f"{answer.status}: {answer.url}")
+    )
     page.goto(host.url)
     page.wait_for_function(READY)
     yield tab

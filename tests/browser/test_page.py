@@ -1,4 +1,5 @@
 """What a person clicks through: the template browser, Run, a node's help. The tests of this file share a page, in order."""
+
 from __future__ import annotations
 
 import json
@@ -26,8 +27,9 @@ def graph(name: str) -> dict:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_prompt_of_the_demo_is_the_one_the_page_makes(tab, object_info, name):
-    made = tab.page.evaluate("async graph => { await app.loadGraphData(graph); return (await app.graphToPrompt()).output; }",
-                             graph(name))
+    made = tab.page.evaluate(
+        "async graph => { await app.loadGraphData(graph); return (await app.graphToPrompt()).output; }", graph(name)
+    )
     theirs = {node: {"class_type": content["class_type"], "inputs": content["inputs"]} for node, content in made.items()}
     ours = to_prompt(graph(name), object_info)
     for node, content in ours.items():  # newer pages add widgets of their own to some core nodes
@@ -53,8 +55,7 @@ def test_run_shows_the_masks(tab, screenshots):
     page.evaluate(FIT)
     page.get_by_role("button", name="Run", exact=True).click()
     for kind in ("DiGSegPickMask", "MaskPreview"):
-        page.wait_for_function(f"type => ({SHOWN})(type).some(([src, width]) => src.includes('/view') && width > 0)",
-                               arg=kind)
+        page.wait_for_function(f"type => ({SHOWN})(type).some(([src, width]) => src.includes('/view') && width > 0)", arg=kind)
     [[_, width, height]] = page.evaluate(SHOWN, "DiGSegPickMask")
     [[_, *photo]] = page.evaluate(SHOWN, "LoadImage")
     assert [width, height] == photo

@@ -1,4 +1,5 @@
 """API prompts around the pack's nodes, and what comes back from them."""
+
 from __future__ import annotations
 
 import copy
@@ -22,9 +23,21 @@ class Graph:
         self.prompt = {
             LOADER: node("DiGSegCheckpointLoader", checkpoint=checkpoint),
             PHOTO: node("LoadImage", image=image),
-            SEGMENT: node("DiGSegSegment", model=[LOADER, 0], clip=[LOADER, 1], vae=[LOADER, 2], image=[PHOTO, 0],
-                          text=text, seed=0, steps=0, ensemble=1, threshold=0.0, resolution=0, tile=0,
-                          uncertainty=False),
+            SEGMENT: node(
+                "DiGSegSegment",
+                model=[LOADER, 0],
+                clip=[LOADER, 1],
+                vae=[LOADER, 2],
+                image=[PHOTO, 0],
+                text=text,
+                seed=0,
+                steps=0,
+                ensemble=1,
+                threshold=0.0,
+                resolution=0,
+                tile=0,
+                uncertainty=False,
+            ),
             PICK: node("DiGSegPickMask", masks=[SEGMENT, 0], names=names, mode="hard", threshold=0.0, invert=False),
             COVERAGE: node("PreviewAny", source=[PICK, 1]),
         }

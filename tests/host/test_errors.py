@@ -1,4 +1,5 @@
 """Wrong inputs get an answer that says what was found and what to do."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,5 @@
 """What a user sees and can do while a mask is drawn."""
+
 from __future__ import annotations
 
 import io

@@ -1,4 +1,5 @@
 """Photos and texts become masks in a real ComfyUI."""
+
 from __future__ import annotations
 
 import io
@@ -70,8 +71,7 @@ def test_mask_does_not_depend_on_the_other_prompts(client, scene, present):
 def test_every_frame_of_a_batch_gets_its_own_mask(client, present):
     first, second = demo.load_scenes()[:2]
     graph = Graph(first.image, present[0])
-    graph.prompt |= {"10": node("LoadImage", image=second.image),
-                     "11": node("ImageBatch", image1=[PHOTO, 0], image2=["10", 0])}
+    graph.prompt |= {"10": node("LoadImage", image=second.image), "11": node("ImageBatch", image1=[PHOTO, 0], image2=["10", 0])}
     both = masks_of(client, client.run(graph.change(SEGMENT, image=["11", 0]).prompt))
     one_by_one = [masks_of(client, client.run(Graph(scene.image, present[0]).prompt)) for scene in (first, second)]
     assert np.array_equal(both, np.concatenate(one_by_one))

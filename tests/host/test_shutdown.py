@@ -1,4 +1,5 @@
 """No ComfyUI outlives the command that started it."""
+
 from __future__ import annotations
 
 import os
@@ -20,8 +21,13 @@ def hear_ctrl_c() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals; on Windows the process tree is ended by taskkill")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_serve_stops_comfyui(how):
-    serve = subprocess.Popen([sys.executable, str(dev.ROOT / "dev.py"), "serve", "--no-browser"], cwd=dev.ROOT,
-                             stdout=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c)
+    serve = subprocess.Popen(
+        [sys.executable, str(dev.ROOT / "dev.py"), "serve", "--no-browser"],
+        cwd=dev.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
+    )
     try:
         url = next(found[0] for line in serve.stdout if (found := re.findall(r"up at (http://\S+)", line)))
         assert dev.get_json(f"{url}/system_stats")
