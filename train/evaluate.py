@@ -39,14 +39,19 @@ class Run:
     def add(self, results: list) -> None:
         """Keep the records of all results and the pictures of the lowest and highest IoU."""
         self.records += [result.record for result in results]
-        self.worst = heapq.nsmallest(EXTREMES, self.worst + results, key=lambda result: result.record.iou)
-        self.best = heapq.nlargest(EXTREMES, self.best + results, key=lambda result: result.record.iou)
+        self._keep_extremes(self.worst + results, self.best + results)
+
+    def _keep_extremes(self, low: list, high: list) -> None:
+        """The results of lowest and of highest IoU; equal ones in the order of the images, however these were shared."""
+        self.worst = heapq.nsmallest(EXTREMES, low, key=lambda result: (result.record.iou, result.record.image))
+        self.best = heapq.nsmallest(EXTREMES, high, key=lambda result: (-result.record.iou, result.record.image))
 
     def gather(self, accelerator) -> None:
         """Bring together what the processes found."""
         from accelerate.utils import gather_object
 
         self.records = sorted(gather_object(self.records), key=lambda record: record.image)
+        self._keep_extremes(gather_object(self.worst), gather_object(self.best))
         if self.closed is not None:
             self.closed.confusion = accelerator.reduce(self.closed.confusion.to(accelerator.device), "sum").cpu()
 

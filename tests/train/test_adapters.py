@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask
 from scipy.io import savemat
 
 from digseg_nodes.core.prompts import parse_prompts, preset_text
@@ -120,6 +121,19 @@ def test_coco_polygons_and_crowds(tmp_path):
     assert sample.queries[0].mask[21:34, 31:54].all()
     assert sample.ignore[:, 0].all()
     assert not sample.ignore[:, 1:].any()
+
+
+def test_coco_compressed_run_lengths(tmp_path):
+    photo(tmp_path / "p.jpg")
+    coco_file(tmp_path / "c.json")
+    values = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    encoded = mask.encode(np.asfortranarray(LABELS == 2, np.uint8))
+    run = {"size": encoded["size"], "counts": encoded["counts"].decode()}
+    values["annotations"] = [{"id": 1, "image_id": 7, "category_id": 5, "segmentation": run, "iscrowd": 0}]
+    (tmp_path / "c.json").write_text(json.dumps(values), encoding="utf-8")
+    sample = source_of(tmp_path, "{type: coco, images: ., annotations: c.json, classes: [dog]}").sample(0)
+    assert np.array_equal(sample.queries[0].mask, LABELS == 2)
+    assert sample.ignore is None
 
 
 def test_coco_panoptic(tmp_path):

@@ -1,6 +1,12 @@
 """evaluate.py: the report, and results that do not depend on how images are shared."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from tests.train.helpers import tiny_base
 from train.data.build import open_split
@@ -8,6 +14,8 @@ from train.data.config import load_data
 from train.evaluate import main
 from train.model import load_networks
 from train.validate import questions
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_report(data, tmp_path):
@@ -24,6 +32,25 @@ def test_the_report(data, tmp_path):
     assert set(first["closed"]["classes"]) == {"box", "disc"}
     assert (tmp_path / "report-1x1-worst.png").is_file()
     assert "closed label set" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.timeout(900)  # two starts of the command, one of them in two processes
+def test_two_processes_report_what_one_does(data, tmp_path):
+    checkpoint = tiny_base(tmp_path / "model.safetensors", in_channels=8)
+    line = ["--checkpoint", checkpoint, "--data", data, "--steps", 2, "--cpu", "--records", "--closed"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    reports = {"one": [sys.executable], "two": launch}
+    for name, start in reports.items():
+        command = [*start, ROOT / "train/evaluate.py", *line, "--report", tmp_path / name / "r.json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(list(map(str, command)), env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / "r.json").read_text(encoding="utf-8")) for name in reports)
+    for report in (one, two):
+        del report["runs"][0]["seconds"]
+    assert one == two
+    for picture in ("r-2x1-worst.png", "r-2x1-best.png"):
+        assert (tmp_path / "one" / picture).read_bytes() == (tmp_path / "two" / picture).read_bytes()
 
 
 def test_shards_cover_every_image_once(base, data):

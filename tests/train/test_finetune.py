@@ -140,6 +140,37 @@ def test_a_full_disk_is_explained_and_leaves_the_previous_state(tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.safetensors"]
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(sys.platform == "win32", reason="limits on the size of files")
+@pytest.mark.parametrize("first_written", ["state", "best checkpoint"])
+def test_a_run_that_cannot_write_says_so_and_goes_on_from_the_previous_state(config_file, first_written):
+    import resource
+
+    every = f"validation.every={4 if first_written == 'best checkpoint' else 100}"
+    trainer = Trainer(load_config(config_file, [every]))
+    trainer.resume()
+    for step in range(3):
+        trainer.step(trainer.batches[step])
+    trainer.save()
+    folder = trainer.config.output / "checkpoints"
+    state = latest_state(folder).read_bytes()
+    result = subprocess.run(
+        command("finetune.py", "--config", config_file, every),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),  # a disk with room for a MiB a file
+    )
+    assert result.returncode == 1
+    assert "Free some disk space" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["step-00000003.safetensors"]
+    assert latest_state(folder).read_bytes() == state
+    assert finetune(config_file, every).returncode == 0
+    assert losses(trainer.config.output)[-1]["step"] == 12
+
+
 def test_a_wrong_setting_ends_in_one_line(config_file):
     result = finetune(config_file, "steps=many")
     assert result.returncode == 1

@@ -7,6 +7,7 @@ from digseg_nodes.core.checkpoint import CheckpointError
 from digseg_nodes.core.schedule import ddim_schedule
 from tests.train.helpers import V_SCHEDULER, tiny_base, tiny_unet
 from train.config import load_config
+from train.convert import convert, parse
 from train.loop import load_base
 from train.model import expand_conv_in, load_networks, open_base
 from train.text import prompt_tokens
@@ -75,3 +76,12 @@ def test_prompts_are_padded_as_the_text_encoder_was_trained(base, activation, pa
     tokens = prompt_tokens(encoder, ["a red circle", ""])
     assert tokens[0, :5].tolist()[-1] == 49407
     assert tokens[0, 5:].unique().tolist() == tokens[1, 2:].unique().tolist() == [pad]
+
+
+def test_a_diffusers_folder_is_a_base_like_the_single_file(base, tmp_path):
+    convert(parse([str(base), str(tmp_path / "folder")]))
+    found, expected = load_networks(tmp_path / "folder"), load_networks(base)
+    for part in ("unet", "vae", "text_encoder"):
+        ours, theirs = getattr(found, part).state_dict(), getattr(expected, part).state_dict()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert found.config.prediction_type == expected.config.prediction_type

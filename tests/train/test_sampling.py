@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
+from train.data.build import open_split
+from train.data.config import load_data
+from train.fresh import FreshSamples
+from train.model import load_networks
 from train.sampling import Sampler
-from train.table import SampleTable
+from train.table import SampleTable, build_table
+from train.text import TextCache
 
 
 def table() -> SampleTable:
@@ -39,3 +44,21 @@ def test_a_draw_depends_on_seed_and_step_alone():
     assert np.array_equal(first.draw(7, 8)[0], second.draw(7, 8)[0])
     assert not np.array_equal(first.draw(7, 8)[0], first.draw(8, 8)[0])
     assert not np.array_equal(first.draw(7, 8)[0], Sampler(table(), 6, 0.2, 0.5, 0.5).draw(7, 8)[0])
+
+
+def test_sources_of_a_mix_are_drawn_by_their_weights(base, data, tmp_path):
+    """Three times the weight is three times as often, however many images a source has."""
+    part = f"type: folder, images: {data.parent / 'images'}, masks: {data.parent / 'masks'}"
+    (tmp_path / "mix.yaml").write_text(
+        f"train:\n  - {{{part}, weight: 3, limit: 2, classes: [box]}}\n  - {{{part}, weight: 1}}\n", encoding="utf-8"
+    )
+    sources = open_split(load_data(tmp_path / "mix.yaml"), "train")
+    texts = TextCache(tmp_path, load_networks(base).text_encoder)
+    mixed = build_table(sources, FreshSamples(tmp_path), texts)
+    from_first = mixed.image < len(sources[0][0])
+    assert mixed.weight[from_first].sum() == pytest.approx(0.75)
+    sampler = Sampler(mixed, 0, absent=0.0, hard_absent=0.0, balance=0.0)
+    at = np.concatenate([sampler.draw(step, 500)[0] for step in range(8)])
+    present = mixed.absent == 0
+    expected = mixed.weight[present & from_first].sum() / mixed.weight[present].sum()
+    assert from_first[at].mean() == pytest.approx(expected, abs=0.03)

@@ -1,0 +1,153 @@
+"""Kill a small real training at random moments with SIGKILL, start it again each time, and compare the end, bit by bit, with
+a run nobody disturbed: weights, moments, averages, the exported file and the loss curve.
+
+python tests/train/kill_stress.py [--kills 20] [--seed 0] [--report F]
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import torch
+from safetensors.torch import load_file
+
+from tests.train.helpers import folder_dataset, tiny_base
+from tests.train.test_finetune import ENVIRONMENT, command
+from train.resume import latest_state, load_state
+
+STEPS, MOST_STEPS_A_START = 120, 5
+SETTINGS = """base: {folder}/base.safetensors
+data: {folder}/data/data.yaml
+resolution: 64
+steps: {steps}
+batch_size: 2
+log_every: 1
+ema: 0.99
+augment: {{variants: 1}}
+optimizer: {{lr: 1.0e-3, warmup_steps: 2}}
+validation: {{every: 10, images: 2, steps: 1}}
+checkpoints: {{every: 2}}
+"""
+
+
+def prepare(folder: Path) -> Path:
+    """A random tiny base, a small data set and a configuration in `folder`; returns the configuration."""
+    tiny_base(folder / "base.safetensors")
+    folder_dataset(folder / "data")
+    path = folder / "config.yaml"
+    path.write_text(SETTINGS.format(folder=folder, steps=STEPS), encoding="utf-8")
+    return path
+
+
+def start(config: Path, run: Path) -> subprocess.Popen:
+    """The training command, its output in `<run>.log`; the cache belongs to the run, so that it is interrupted as well."""
+    line = command("finetune.py", "--config", config, f"output={run}", f"cache={run}-cache")
+    log = run.with_suffix(".log").open("ab")
+    return subprocess.Popen(line, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
+
+
+def finish(config: Path, run: Path) -> float:
+    """Run to the end; returns the seconds until its first step. Raises RuntimeError with the log when it fails."""
+    started, process = time.monotonic(), start(config, run)
+    while process.poll() is None and not losses(run):
+        time.sleep(0.01)
+    seconds = time.monotonic() - started
+    if process.wait() != 0:
+        raise RuntimeError(run.with_suffix(".log").read_text(encoding="utf-8"))
+    return seconds
+
+
+def losses(run: Path) -> int:
+    """Steps in the log."""
+    path = run / "log.jsonl"
+    return path.read_text(encoding="utf-8").count('"loss"') if path.is_file() else 0
+
+
+def steps_done(run: Path) -> int:
+    """Steps in the newest state."""
+    path = latest_state(run / "checkpoints")
+    return int(path.stem.split("-")[1]) if path else 0
+
+
+def random_moment(run: Path, process: subprocess.Popen, rng: random.Random, startup: float) -> str:
+    """Wait for one: while the command starts, encodes and resumes, or within a few steps of its training."""
+    if rng.random() < 0.5:
+        seconds = rng.uniform(0, startup)
+        time.sleep(seconds)
+        return f"{seconds:.2f} s after the start"
+    started, target = time.time(), steps_done(run) + rng.randint(1, MOST_STEPS_A_START)
+    while process.poll() is None:
+        if losses(run) >= target and (run / "log.jsonl").stat().st_mtime > started:
+            break
+        time.sleep(0.002)
+    seconds = rng.uniform(0, 0.2)
+    time.sleep(seconds)
+    return f"{seconds:.3f} s after step {target}"
+
+
+def kill_at_random(config: Path, run: Path, kills: int, startup: float, seed: int) -> list[dict]:
+    """Start and SIGKILL `kills` times."""
+    rng, moments = random.Random(seed), []  # noqa: S311 (no secret)
+    for _ in range(kills):
+        process = start(config, run)
+        moment = random_moment(run, process, rng, startup)
+        process.send_signal(signal.SIGKILL)
+        if process.wait() != -signal.SIGKILL:
+            raise RuntimeError(f"It ended by itself:\n{run.with_suffix('.log').read_text(encoding='utf-8')}")
+        moments.append({"killed": moment, "steps_done": steps_done(run)})
+        print(moments[-1], flush=True)
+    return moments
+
+
+def same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Equal names and equal bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def compare(straight: Path, killed: Path) -> dict[str, bool]:
+    """What is bit-identical in two run folders."""
+    (first, values), (second, others) = (load_state(latest_state(run / "checkpoints")) for run in (straight, killed))
+    logs = [(run / "log.jsonl").read_text(encoding="utf-8") for run in (straight, killed)]
+    files = [load_file(run / "digseg.safetensors") for run in (straight, killed)]
+    best = [load_file(run / "best.safetensors") for run in (straight, killed)]
+    return {
+        "weights, moments and averages": same_tensors(first, second),
+        "progress": values["progress"] == others["progress"],
+        "log": logs[0] == logs[1],
+        "exported checkpoint": same_tensors(*files),
+        "best checkpoint": same_tensors(*best),
+    }
+
+
+def main() -> int:
+    """Run, kill, compare; exit status 1 when anything differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config, straight, killed = prepare(folder), folder / "straight", folder / "killed"
+        startup = finish(config, straight)
+        print(f"first step after {startup:.1f} s", flush=True)
+        moments = kill_at_random(config, killed, args.kills, startup, args.seed)
+        finish(config, killed)
+        figures = {"steps": STEPS, "kills": moments, "identical": compare(straight, killed)}
+    print(json.dumps(figures["identical"], indent=1))
+    if args.report:
+        args.report.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    return 0 if all(figures["identical"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
