@@ -20,6 +20,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from train.command import run
+from train.data.base import ABSENT_GROUPS
 
 EXTREMES = 12
 
@@ -39,7 +40,8 @@ class Run:
     def add(self, results: list) -> None:
         """Keep the records of all results and the pictures of the lowest and highest IoU."""
         self.records += [result.record for result in results]
-        self._keep_extremes(self.worst + results, self.best + results)
+        present = [result for result in results if result.record.group not in ABSENT_GROUPS]
+        self._keep_extremes(self.worst + results, self.best + present)
 
     def _keep_extremes(self, low: list, high: list) -> None:
         """The results of lowest and of highest IoU; equal ones in the order of the images, however these were shared."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-WIDTH, HEIGHT, MARGIN = 640, 200, 40
+WIDTH, HEIGHT, MARGIN, FEW = 640, 200, 40, 25
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1f2937}}
@@ -45,11 +45,9 @@ def write_evaluation(path: Path, report: dict, pictures: dict[str, Sequence[Path
         if run.get("closed"):
             closed = run["closed"]
             parts.append(f"<p>Closed label set: mIoU {closed['miou']}, pixel accuracy {closed['pixel_accuracy']}</p>")
-        sweep = run["sweep"]
-        lines = {"mean": sweep["miou"], **dict(list(sweep["classes"].items())[:5])}
-        series = {name: list(zip(sweep["thresholds"], values, strict=True)) for name, values in lines.items()}
-        parts.append(f"<h3>IoU by threshold, best {sweep['best_threshold']}</h3>{chart(series, 1.0, 'threshold')}")
-        parts += [f"<h3>{html.escape(file.stem)}</h3>{_image(file)}" for file in pictures[title]]
+        parts += [sweep_section(run["sweep"])]
+        for file, which in zip(pictures[title], ("Worst", "Best"), strict=True):
+            parts.append(f"<h3>{which}: image, truth, prediction, soft mask</h3>{_image(file)}")
     path.write_text(PAGE.format(title="Evaluation", body="\n".join(parts)), encoding="utf-8")
 
 
@@ -79,24 +77,73 @@ def group_series(validations: list[dict]) -> Series:
     return series
 
 
-def chart(series: Series, top: float | None = None, unit: str = "steps") -> str:
-    """Lines as inline SVG; the vertical axis runs from 0 to `top` or the largest value."""
+def sweep_section(sweep: dict) -> str:
+    """IoU by threshold (paper, Fig. 2): the mean as a line, the classes as faint ones, and each class's own best."""
+    best = sweep["best_threshold"]
+    lines = {name: list(zip(sweep["thresholds"], values, strict=True)) for name, values in sweep["classes"].items()}
+    mean = {"mean": list(zip(sweep["thresholds"], sweep["miou"], strict=True))}
+    rows = []
+    for name, line in lines.items():
+        threshold, iou = max(line, key=lambda point: point[1])
+        rows.append(f"<tr><td>{html.escape(name)}<td>{threshold:g}<td>{iou:.3f}<td>{dict(line)[best]:.3f}")
+    head = f"<tr><th>class<th>best threshold<th>IoU there<th>IoU at {best:g}"
+    plot = chart(mean, 1.0, "threshold", faint=lines, at=best)
+    table = f"<details><summary>classes</summary><table>{head}{''.join(rows)}</table></details>"
+    return f"<h3>IoU by threshold, best {best:g}</h3>{plot}{table}"
+
+
+def chart(
+    series: Series, top: float | None = None, unit: str = "steps", faint: Series | None = None, at: float | None = None
+) -> str:
+    """Lines as inline SVG; the vertical axis runs from 0 to `top` or the largest value.
+
+    faint: lines behind the others, named by their tooltips. The legend gives each line's value at `at`, which is marked,
+    or its last one.
+    """
     points = [point for line in series.values() for point in line]
     if not points:
         return "<p>nothing yet</p>"
     right = max(step for step, _ in points) or 1
     top = top or max(value for _, value in points) or 1
-    rows = []
+    rows = [_frame(top, right, unit)]
+    if at is not None:
+        rows.append(f'<path d="M{_x(at, right):.1f} 10V{HEIGHT - 20}" stroke="#9ca3af" stroke-dasharray="3"/>')
+    for name, line in (faint or {}).items():
+        rows.append(f"{_line(line, right, top, '#d1d5db', 1)}<title>{html.escape(name)}</title></polyline>")
     for number, (name, line) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
-        path = " ".join(f"{_x(step, right):.1f},{_y(value, top):.1f}" for step, value in line)
-        rows.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{path}"/>')
-        label = f"{html.escape(name)} {line[-1][1]:.3f}"
-        rows.append(f'<text x="{WIDTH + 4}" y="{MARGIN + 18 * number}" fill="{colour}" font-size="13">{label}</text>')
-    axis = f'<path d="M{MARGIN} 10V{HEIGHT - 20}H{WIDTH}" stroke="#9ca3af" fill="none"/>'
-    ticks = f'<text x="2" y="18" font-size="12">{top:.3g}</text><text x="2" y="{HEIGHT - 20}" font-size="12">0</text>'
-    ticks += f'<text x="{WIDTH - 40}" y="{HEIGHT - 4}" font-size="12">{right:g} {unit}</text>'
-    return f'<svg viewBox="0 0 {WIDTH + 200} {HEIGHT}" role="img">{axis}{ticks}{"".join(rows)}</svg>'
+        rows.append(f"{_line(line, right, top, colour, 1.5)}</polyline>{_dots(line, right, top, colour)}")
+        value = line[-1][1] if at is None else dict(line)[at]
+        rows.append(f'<text x="{WIDTH + 4}" y="{MARGIN + 18 * number}" fill="{colour}" font-size="13">')
+        rows.append(f"{html.escape(name)} {value:.3f}</text>")
+    return f'<svg viewBox="0 0 {WIDTH + 200} {HEIGHT}" role="img">{"".join(rows)}</svg>'
+
+
+def _frame(top: float, right: float, unit: str) -> str:
+    """Quarter lines with their values, and the axes."""
+    rows = [f'<path d="M{MARGIN} 10V{HEIGHT - 20}H{WIDTH}" stroke="#9ca3af" fill="none"/>']
+    for quarter in range(5):
+        y = _y(top * quarter / 4, top)
+        rows.append(f'<path d="M{MARGIN} {y:.1f}H{WIDTH}" stroke="#f3f4f6"/>')
+        rows.append(f'<text x="{MARGIN - 4}" y="{y + 4:.1f}" font-size="11" text-anchor="end">{top * quarter / 4:.2g}</text>')
+    for half in (0, 1, 2):
+        x, text = _x(right * half / 2, right), f"{right * half / 2:g}" + (f" {unit}" if half == 2 else "")
+        anchor = "end" if half == 2 else "middle"
+        rows.append(f'<text x="{x:.1f}" y="{HEIGHT - 4}" font-size="11" text-anchor="{anchor}">{text}</text>')
+    return "".join(rows)
+
+
+def _line(line: Sequence[tuple[float, float]], right: float, top: float, colour: str, width: float) -> str:
+    path = " ".join(f"{_x(step, right):.1f},{_y(value, top):.1f}" for step, value in line)
+    return f'<polyline fill="none" stroke="{colour}" stroke-width="{width}" points="{path}">'
+
+
+def _dots(line: Sequence[tuple[float, float]], right: float, top: float, colour: str) -> str:
+    """Dots on a line of few points, one of which would be invisible."""
+    if len(line) > FEW:
+        return ""
+    places = [(_x(step, right), _y(value, top)) for step, value in line]
+    return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places)
 
 
 def _x(step: float, right: float) -> float:

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from train.report import chart, smoothed, write_report
+from train.report import chart, smoothed, sweep_section, write_report
 
 
 def test_the_report_holds_curves_scores_and_pictures(tmp_path):
@@ -27,6 +27,22 @@ def test_the_report_holds_curves_scores_and_pictures(tmp_path):
 
 def test_smoothing_has_no_bias_at_the_start():
     assert [value for _, value in smoothed([(1, 4.0), (2, 4.0)])] == pytest.approx([4.0, 4.0])
+
+
+def test_one_point_can_be_seen():
+    assert "<circle" in chart({"mIoU": [(500, 0.5)]}, 1.0)
+    assert "<circle" not in chart({"loss": [(step, 0.5) for step in range(100)]})
+
+
+def test_the_sweep_names_every_class_and_its_best_threshold():
+    thresholds = [0.0, 0.5, 0.75]
+    sweep = {"thresholds": thresholds, "miou": [0.2, 0.6, 0.5], "best_threshold": 0.5}
+    sweep["classes"] = {"cat": [0.1, 0.5, 0.9], "a <b>": [0.3, 0.7, 0.1]}
+    page = sweep_section(sweep)
+    assert "mean 0.600" in page
+    assert page.count("<polyline") == 3
+    assert "<tr><td>cat<td>0.75<td>0.900<td>0.500" in page
+    assert "<title>a &lt;b&gt;</title>" in page
 
 
 def test_a_chart_without_points_says_so():
