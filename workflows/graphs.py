@@ -87,7 +87,7 @@ def semantic_map(s: Sheet) -> None:
         )
     with s.column("5. Ids and shares", "result", 300):
         s.add("PreviewImage", "Class ids: 1, 2, 3 ... of 255 look black", images=classes["ids"])
-        s.add("PreviewAny", "Class, id, share", source=classes["table"])
+        s.add("PreviewAny", "Id, class, share", source=classes["table"])
 
 
 def cutout(s: Sheet) -> None:

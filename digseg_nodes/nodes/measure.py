@@ -52,7 +52,7 @@ class DiGSegSemanticMap(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="map", tooltip="The photo with coloured classes and the legend."),
                 io.Image.Output(display_name="ids", tooltip="Class ids as grey levels: 0 background, 1 the first class ..."),
-                io.String.Output(display_name="table", tooltip="Class, id, share of the pixels, as tab-separated lines."),
+                io.String.Output(display_name="table", tooltip="Id, class, share of the pixels, as tab-separated lines."),
             ],
         )
 
