@@ -252,12 +252,15 @@ def draw_curves(results: Results, folder: Path) -> None:
 
 
 def copy_pictures(output: Path, folder: Path) -> None:
-    """The last validation pictures of the runs with 200 images: image, truth, prediction, soft mask."""
+    """The last validation pictures of the runs with 200 images: image, truth, prediction, soft mask of four prompts."""
     from PIL import Image
+
+    from train.pictures import CAPTION, CELL
 
     for world in ("cells", "fields"):
         if pictures := sorted((output / f"{world}-full-200-seed0/pictures").glob("*.png")):
-            Image.open(pictures[-1]).save(folder / f"{world}-predictions.jpg", quality=88)
+            picture = Image.open(pictures[-1])
+            picture.crop((0, 0, picture.width, 4 * (CELL + CAPTION))).save(folder / f"{world}-predictions.jpg", quality=88)
 
 
 def draw_domain(results: Results, path: Path) -> None:

@@ -199,14 +199,14 @@ def specialist(options: Options) -> list[Probe]:
 
 FAMILIES: dict[str, tuple[Callable[[Options], list], int, int]] = {
     "domain": (domain, 200, 20),
-    "pretrained": (pretrained, 400, 16),
-    "vocabulary": (vocabulary, 0, 24),
-    "sampling": (sampling, 0, 10),
-    "objectives": (objectives, 0, 16),
-    "noise": (noise, 400, 16),
-    "absent": (absent, 400, 16),
-    "target": (target, 400, 16),
-    "specialist": (specialist, 400, 16),
+    "pretrained": (pretrained, 300, 12),
+    "vocabulary": (vocabulary, 0, 20),
+    "sampling": (sampling, 0, 6),
+    "objectives": (objectives, 0, 12),
+    "noise": (noise, 300, 12),
+    "absent": (absent, 300, 12),
+    "target": (target, 300, 12),
+    "specialist": (specialist, 300, 12),
 }
 """The runs of a family, its steps and the test images they are scored on."""
 
