@@ -27,7 +27,7 @@ from train.export import export, export_lora
 from train.fresh import FreshBatches, FreshSamples, encoded
 from train.lora import add_lora
 from train.loss import make_loss
-from train.memory import SAVING, device_memory, estimate, memory_device, synchronize
+from train.memory import SAVING, device_memory, estimate, synchronize
 from train.model import Networks, load_networks, open_base
 from train.optimizer import make_optimizer
 from train.pictures import save_grid
@@ -236,7 +236,7 @@ class Trainer:
         """Say before the first step what is going to be needed: memory, and time by a trial pass."""
         accelerator, device = self.accelerator, self.accelerator.device
         if accelerator.is_main_process:
-            need = estimate(self.config, self.networks.config, accelerator.num_processes, memory_device(device))
+            need = estimate(self.config, self.networks.config, accelerator.num_processes)
             tqdm.write(need.describe())
             if (there := device_memory(device)) and there < need.peak:
                 tqdm.write(f"WARNING: {device} has {there / 2**30:.2f} GiB. {SAVING}")

@@ -124,20 +124,23 @@ class Empty:
     text_encoder: CLIPTextModel
 
 
-def estimate(config: TrainConfig, model: CheckpointConfig, processes: int = 1, device: str = "cpu") -> Need:
-    """What a configuration takes on each process's device; `model` holds the configs of U-Net, VAE and text encoder."""
+def estimate(config: TrainConfig, model: CheckpointConfig, processes: int = 1) -> Need:
+    """What a configuration takes on each process's device; `model` holds the configs of U-Net, VAE and text encoder.
+
+    Counted with the CPU's kernels, which keep the same tensors as a GPU's for the backward pass.
+    """
     networks = _outlines(config, model)
     loss = make_loss(config, networks.vae, alphas_cumprod(model.scheduler).float(), model.prediction_type)
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in (networks.unet, networks.vae, networks.text_encoder):
-            module.to_empty(device=device)
+            module.to_empty(device="cpu")
         trained = [weight for weight in networks.unet.parameters() if weight.requires_grad]
         ledger = Ledger()
         for module in (networks.unet, networks.vae, networks.text_encoder):
             for weight in (*module.parameters(), *module.buffers()):
                 ledger.hold(weight)
         weights = ledger.live
-        step, flops = _step(config, networks, loss, ledger, device)
+        step, flops = _step(config, networks, loss, ledger)
         size = sum(weight.numel() * weight.element_size() for weight in trained)
         return Need(
             trained=sum(weight.numel() for weight in trained),
@@ -145,8 +148,8 @@ def estimate(config: TrainConfig, model: CheckpointConfig, processes: int = 1, d
             optimizer=sum(moments(weight, config.optimizer.kind) for weight in trained),
             averages=size if config.ema else 0,
             step=max(step - weights, size) + (size if processes > 1 else 0),  # several processes exchange whole gradients
-            encoding=0 if config.cache_latents else _encoding(config, networks, ledger, device) - weights,
-            validation=_validation(config, networks, ledger, device) - weights,
+            encoding=0 if config.cache_latents else _encoding(config, networks, ledger) - weights,
+            validation=_validation(config, networks, ledger) - weights,
             flops=flops,
         )
 
@@ -171,15 +174,15 @@ def moments(weight: nn.Parameter, kind: str) -> int:
     return 2 * 4 * weight.numel()
 
 
-def _step(config: TrainConfig, networks: Empty, loss, ledger: Ledger, device: str) -> tuple[int, float]:
+def _step(config: TrainConfig, networks: Empty, loss, ledger: Ledger) -> tuple[int, float]:
     """Peak bytes and operations of one optimizer step's forward and backward passes."""
     precision = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
     passes = min(config.gradient_accumulation, 2)  # from the second on, gradients are there already
     ledger.peak = ledger.live
     with ledger, FlopCounterMode(display=False) as counter:
         for _ in range(passes):
-            batch = _empty_batch(config, networks, device)
-            with torch.autocast(device, dtype=precision, enabled=precision is not None):
+            batch = _empty_batch(config, networks)
+            with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
                 value = loss(networks.unet, batch)
             value.backward()
             del value, batch
@@ -188,40 +191,35 @@ def _step(config: TrainConfig, networks: Empty, loss, ledger: Ledger, device: st
     return ledger.peak, counter.get_total_flops() / passes * config.gradient_accumulation
 
 
-def _empty_batch(config: TrainConfig, networks: Empty, device: str) -> Batch:
+def _empty_batch(config: TrainConfig, networks: Empty) -> Batch:
     count, side = config.batch_size, config.resolution // LATENT_PIXELS
-    image, mask, noise = (torch.empty((count, networks.vae.config.latent_channels, side, side), device=device) for _ in range(3))
+    image, mask, noise = (torch.empty((count, networks.vae.config.latent_channels, side, side)) for _ in range(3))
     text = networks.text_encoder.config
-    words = torch.empty((count, text.max_position_embeddings, text.hidden_size), device=device)
-    truth = torch.empty((count, config.resolution, config.resolution), device=device)
-    return Batch(image, mask, noise, words, torch.zeros(count, dtype=torch.int64, device=device), truth=truth)
+    words = torch.empty((count, text.max_position_embeddings, text.hidden_size))
+    truth = torch.empty((count, config.resolution, config.resolution))
+    return Batch(image, mask, noise, words, torch.zeros(count, dtype=torch.int64), truth=truth)
 
 
 @torch.no_grad()
-def _encoding(config: TrainConfig, networks: Empty, ledger: Ledger, device: str) -> int:
+def _encoding(config: TrainConfig, networks: Empty, ledger: Ledger) -> int:
     ledger.peak = ledger.live
     with ledger:
         count = min(config.encode_batch, config.batch_size)
-        encode_pixels(networks.vae, torch.empty((count, 3, config.resolution, config.resolution), device=device))
+        encode_pixels(networks.vae, torch.empty((count, 3, config.resolution, config.resolution)))
     return ledger.peak
 
 
 @torch.no_grad()
-def _validation(config: TrainConfig, networks: Empty, ledger: Ledger, device: str) -> int:
+def _validation(config: TrainConfig, networks: Empty, ledger: Ledger) -> int:
     if not config.data.validation:
         return ledger.live
-    masks, batch = config.validation.batch_size, _empty_batch(config, networks, device)
+    masks, batch = config.validation.batch_size, _empty_batch(config, networks)
     ledger.peak = ledger.live
     with ledger:
         image, text = (one[:1].expand(masks, *one.shape[1:]) for one in (batch.image, batch.text))
         networks.unet(torch.cat([image, image], 1), batch.timesteps[0], text)
         decode_latents(networks.vae, image[: decode_batch(image)])
     return ledger.peak
-
-
-def memory_device(device: torch.device) -> str:
-    """The kind of device an estimate is made for: CUDA where it is used, else the CPU, whose kernels keep the same tensors."""
-    return "cuda" if device.type == "cuda" else "cpu"
 
 
 def device_memory(device: torch.device) -> int | None:
@@ -242,33 +240,40 @@ def stable_diffusion(width: int = 768) -> CheckpointConfig:
     )
 
 
-OPTIONS = {
-    "full": {},
-    "full, 8-bit Adam, no EMA": {"optimizer": {"kind": "adamw_8bit"}, "ema": 0},
-    "LoRA, rank 16": {"lora": {"rank": 16}},
-}
+KINDS = {"full": {}, "LoRA, rank 16": {"lora": {"rank": 16}}}
+SIZES = ((256, 8, False), (512, 1, False), (512, 8, False), (512, 8, True))
+"""Pixels, batch size, gradient checkpointing."""
 GPUS = (8, 12, 16, 24, 32, 40, 48, 80)
 HEADROOM = 1.1
-"""Share of memory left to what the estimate does not see, besides one GiB."""
+"""Room for what the estimate does not see, besides one GiB."""
 
 
-def table_row(name: str, options: dict, size: int, batch: int, checkpointing: bool) -> str:
-    """One line of the table: SD 1.x with bf16."""
-    settings = {"base": "sd", "output": "run", "data": DataConfig(validation=[{"type": "demo"}]), "resolution": size}
+def table_row(kind: str, pixels: int, batch: int, checkpointing: bool) -> str:
+    """One line of the table: SD 1.x, one U-Net call, bf16, with AdamW and averages and without averages with 8-bit Adam."""
+    settings = {"base": "sd", "output": "run", "data": DataConfig(validation=[{"type": "demo"}]), "resolution": pixels}
     settings |= {"batch_size": batch, "gradient_checkpointing": checkpointing, "mixed_precision": "bf16"}
-    settings |= {"validation": {"batch_size": 8}, "objective": "end_to_end", **options}
-    need = estimate(TrainConfig(**settings), stable_diffusion())
-    fits = next((f"{gpu} GB" for gpu in GPUS if need.peak * HEADROOM + GIB <= gpu * GIB), "more")
+    settings |= {"validation": {"batch_size": 8}, "objective": "end_to_end", **KINDS[kind]}
+    config, model = TrainConfig(**settings), stable_diffusion()
+    need = estimate(config, model)
+    trained = [weight for weight in _outlines(config, model).unet.parameters() if weight.requires_grad]
+    small = replace(need, averages=0, optimizer=sum(moments(weight, "adamw_8bit") for weight in trained))
+    cells = [f"{one.peak / GIB:.1f} | {smallest_gpu(one)}" for one in (need, small)]
     mark = "yes" if checkpointing else "no"
-    return f"| {name} | {size} | {batch} | {mark} | {need.peak / GIB:.1f} | {fits} | {need.flops / 1e12:.1f} |"
+    return f"| {kind} | {pixels} | {batch} | {mark} | {' | '.join(cells)} | {need.flops / 1e12:.1f} |"
+
+
+def smallest_gpu(need: Need) -> str:
+    """The smallest of the usual memory sizes that a run fits into."""
+    return next((f"{gpu} GB" for gpu in GPUS if need.peak * HEADROOM + GIB <= gpu * GIB), "none")
 
 
 def table() -> None:
     """Print the table."""
-    print("| training | px | batch | checkpointing | GiB | fits | TFLOP a step |\n|---|---|---|---|---|---|---|")
-    for name, options in OPTIONS.items():
-        for size, batch, checkpointing in ((256, 8, False), (512, 1, False), (512, 8, False), (512, 8, True)):
-            print(table_row(name, options, size, batch, checkpointing), flush=True)
+    print("| training | px | batch | checkpointing | GiB | fits | GiB, 8-bit Adam, no averages | fits | TFLOP a step |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for kind in KINDS:
+        for size in SIZES:
+            print(table_row(kind, *size), flush=True)
 
 
 def main(line: list[str] | None = None) -> None:

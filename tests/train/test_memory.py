@@ -52,6 +52,7 @@ def test_every_option_moves_the_estimate_the_right_way(need):
     assert need("batch_size=32").step > 1.5 * plain.step
     assert need("batch_size=16", "gradient_checkpointing=true").step < 0.8 * plain.step
     assert need("batch_size=16", "mixed_precision=bf16").step < 0.8 * plain.step
+    assert need("batch_size=16", "mixed_precision=fp16").step < 0.8 * plain.step
     assert need("batch_size=16", "ema=0").averages == 0
     lora = need("batch_size=16", "lora={rank: 4}")
     assert lora.optimizer < 0.2 * plain.optimizer
