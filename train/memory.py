@@ -241,7 +241,7 @@ def stable_diffusion(width: int = 768) -> CheckpointConfig:
 
 
 KINDS = {"full": {}, "LoRA, rank 16": {"lora": {"rank": 16}}}
-SIZES = ((256, 8, False), (512, 1, False), (512, 8, False), (512, 8, True))
+SIZES = ((256, 8, False), (512, 1, False), (512, 8, True))
 """Pixels, batch size, gradient checkpointing."""
 GPUS = (8, 12, 16, 24, 32, 40, 48, 80)
 HEADROOM = 1.1
