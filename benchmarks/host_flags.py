@@ -19,7 +19,7 @@ import dev  # noqa: E402
 from workflows.api import Client  # noqa: E402
 from workflows.demo import load_scenes  # noqa: E402
 
-FLAGS = ("--cpu", "--force-fp16", "--fp16-unet", "--bf16-unet", "--fp8_e4m3fn-unet", "--fp8_e5m2-unet", "--fp16-vae",
+FLAGS = ("--cpu", "--force-fp16", "--fp16-unet", "--bf16-unet", "--fp8_e4m3fn-unet", "--fp8_e5m2-unet",
          "--bf16-vae", "--fp16-text-enc")  # fmt: skip
 GPU_FLAGS = ("--lowvram", "--novram")
 """ComfyUI refuses these beside --cpu, which it is told where there is no GPU (tests/parity/test_memory.py stands in)."""
@@ -75,8 +75,7 @@ def main() -> None:
         for dtype in WEIGHT_DTYPES:
             figures[f"weight_dtype {dtype}"] = difference(masks(client, dtype), plain)
             print(dtype, figures[f"weight_dtype {dtype}"], flush=True)
-    on_gpu = not dev.device_arguments(install.python)
-    for flag in (*FLAGS, *GPU_FLAGS) if on_gpu else FLAGS:
+    for flag in flags_here(install):
         with dev.running_host(install, "flags", extra=[flag]) as host, Client(host.url) as client:
             figures[flag] = difference(masks(client), plain)
         print(flag, figures[flag], flush=True)
@@ -84,6 +83,11 @@ def main() -> None:
     figures["masks"], figures["pixels"] = len(plain), int(plain.size)
     if args.report:
         args.report.write_text(json.dumps(figures, indent=2), "utf-8")
+
+
+def flags_here(install: dev.Install) -> tuple[str, ...]:
+    """The flags that ComfyUI takes on this machine."""
+    return FLAGS if dev.device_arguments(install.python) else (*FLAGS, *GPU_FLAGS)
 
 
 if __name__ == "__main__":
