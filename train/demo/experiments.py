@@ -28,7 +28,7 @@ from train.demo.trials import BASE, DIFFUSION, MODELS, ROOT, Place, Probe, Trial
 SCENES = {"type": "demo", "split": "train", "scenes": 6000, "seed": 1000}
 VALIDATION_SCENES = {"type": "demo", "split": "val", "scenes": 48, "seed": 0}
 TEST_SCENES = {"type": "demo", "split": "test", "scenes": 200, "seed": 0}
-DOMAIN_IMAGES = (200, 20, 50)
+DOMAIN_IMAGES = (20, 200, 50)
 TRAINING_IMAGES = 200
 EPSILON = {"prediction_type": "epsilon", "zero_terminal_snr": False}
 
