@@ -1,7 +1,8 @@
 """Every example graph runs in the real ComfyUI and its pictures hold what they should.
 
 Run here as the page converts them (workflows.api.to_prompt; tests/browser compares it with the page's own conversion). The
-graphs for SD 1.5, SDXL and Flux Fill need checkpoints of many gigabytes: their loaders are exchanged by the bundled base.
+graphs for SD 1.5, SDXL and Flux Fill paint with the bundled base here, in their loaders' place; test_big_checkpoints.py runs them
+as they are.
 """
 
 from __future__ import annotations
