@@ -110,7 +110,7 @@ def judge(scene: Scene, photo: Image.Image, masks: list[np.ndarray]) -> list[Cut
 
 def save_scene(folder: Path, card: Card, overlay: Image.Image) -> list[dict]:
     """Write photo.png, overlay.png and one mask PNG a prompt; returns the scene's lines of the report."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # an interrupted demo leaves its folders
     card.photo.save(folder / "photo.png")
     overlay.save(folder / "overlay.png")
     lines = []
