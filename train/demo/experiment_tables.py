@@ -245,7 +245,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
 def draw_curves(results: Results, folder: Path) -> None:
     """domain.png: validation mIoU of the domain runs; pretrained.png: smoothed training loss from the base and from random."""
     folder.mkdir(parents=True, exist_ok=True)
-    if any("-200-" in name or "-20-" in name for name in results):
+    if any(name.startswith(("cells-", "fields-")) and "-seed" in name for name in results):
         draw_domain(results, folder / "domain.png")
     if "end_to_end-pretrained-seed0" in results:
         draw_losses(results, folder / "pretrained.png")
@@ -266,7 +266,7 @@ def copy_pictures(output: Path, folder: Path) -> None:
 def draw_domain(results: Results, path: Path) -> None:
     """One panel per world: validation mIoU by step, solid for 200 images, dashed for 20."""
     plt = pyplot()
-    worlds = [world for world in ("cells", "fields") if any(name.startswith(f"{world}-") for name in results)]
+    worlds = [world for world in ("cells", "fields") if any(name.startswith(f"{world}-") and "-seed" in name for name in results)]
     figure, axes = plt.subplots(1, len(worlds), figsize=(5.2 * len(worlds), 3.6), sharey=True, squeeze=False)
     for world, axis in zip(worlds, axes[0], strict=True):
         before = results.get(f"{world}-before")
