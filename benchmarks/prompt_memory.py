@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 MIB = 2**20
-SIZE = 512
+SIZE = 256
 COUNTS = (1, 64)
 ALLOWED = 1.10
 
