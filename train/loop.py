@@ -18,7 +18,7 @@ from tqdm import tqdm
 from digseg_nodes.core.checkpoint import CheckpointError
 from train.averages import Averaged
 from train.batch import Batch, Batches, CachedBatches, WorkShare
-from train.config import TrainConfig
+from train.config import Strict, TrainConfig
 from train.data.augment import AugmentedSource
 from train.data.base import Source
 from train.data.build import open_split
@@ -29,7 +29,7 @@ from train.lora import add_lora
 from train.loss import make_loss
 from train.memory import SAVING, device_memory, estimate, synchronize
 from train.model import Networks, load_networks, open_base
-from train.optimizer import make_optimizer
+from train.optimizer import check_optimizer, make_optimizer
 from train.pictures import save_grid
 from train.report import write_report
 from train.resume import check_same_run, latest_state, load_state, optimizer_tensors, restore_optimizer, save_state
@@ -81,6 +81,7 @@ class Trainer:
             self.accelerator.init_trackers("tensorboard")
         self.networks = load_base(config)
         self._place()
+        check_optimizer(config.optimizer, self.accelerator.device)
         self.batches = self._prepare_data()
         self.unet, self.optimizer = self._prepare_unet()
         self.ema = EMAModel(self._parameters(), decay=config.ema, foreach=True) if config.ema else None
@@ -234,15 +235,23 @@ class Trainer:
 
     def _announce(self) -> None:
         """Say before the first step what is going to be needed: memory, and time by a trial pass."""
-        accelerator, device = self.accelerator, self.accelerator.device
+        accelerator = self.accelerator
         if accelerator.is_main_process:
-            need = estimate(self.config, self.networks.config, accelerator.num_processes)
-            tqdm.write(need.describe())
-            if (there := device_memory(device)) and there < need.peak:
-                tqdm.write(f"WARNING: {device} has {there / 2**30:.2f} GiB. {SAVING}")
+            self._announce_memory()
         seconds = self._trial() * self.config.gradient_accumulation
         left = timedelta(seconds=round(seconds * (self.config.steps - self.progress.step)))
         accelerator.print(f"about {seconds:.2f} s a step, {left} for what is left, without validation")
+
+    def _announce_memory(self) -> None:
+        device = self.accelerator.device
+        try:
+            need = estimate(self.config, self.networks.config, self.accelerator.num_processes)
+        except Exception as error:  # it counts by means that PyTorch changes; training goes on without
+            tqdm.write(f"no memory estimate with PyTorch {torch.__version__}: {type(error).__name__}: {error}")
+            return
+        tqdm.write(need.describe())
+        if (there := device_memory(device)) and there < need.peak:
+            tqdm.write(f"WARNING: {device} has {there / 2**30:.2f} GiB. {SAVING}")
 
     def _trial(self) -> float:
         """Seconds of one micro-batch's forward and backward pass, whose gradients are thrown away."""
@@ -324,7 +333,7 @@ class Trainer:
         if path is None:
             return
         tensors, values = load_state(path)
-        check_same_run(values["config"], self._settings(), FREE_SETTINGS)
+        check_same_run(self._with_defaults(values["config"]), self._settings(), FREE_SETTINGS)
         with torch.no_grad():
             for name, weight in self._trained().items():
                 weight.copy_(tensors[f"unet.{name}"])
@@ -337,6 +346,11 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.progress = Progress(**values["progress"])
         self.accelerator.print(f"continuing from {path} ({self.progress.step} steps done)")
+
+    def _with_defaults(self, saved: dict) -> dict:
+        """Settings of a saved state, with the defaults of keys that came after it."""
+        sections = {name: type(part)().model_dump(mode="json") for name, part in self.config if isinstance(part, Strict)}
+        return saved | {name: values | saved[name] for name, values in sections.items() if isinstance(saved.get(name), dict)}
 
     def _settings(self) -> dict:
         """The configuration as JSON values, with what else decides the course of a run."""

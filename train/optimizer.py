@@ -8,13 +8,17 @@ from train.yaml_config import ConfigError
 
 
 def make_optimizer(parameters: list[Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """AdamW over `parameters`, all on one device. Raises ConfigError where eight bits are asked for and cannot be had."""
+    """AdamW over `parameters`, all on one device, as check_optimizer has found possible."""
     options = {"lr": settings.lr, "betas": settings.betas, "weight_decay": settings.weight_decay}
     if settings.kind == "adamw":
         return torch.optim.AdamW(parameters, **options, fused=True)
-    adamw_8bit = _adamw_8bit()
-    _try_out(adamw_8bit, parameters[0].device)
-    return adamw_8bit(parameters, **options)
+    return _adamw_8bit()(parameters, **options)
+
+
+def check_optimizer(settings: Optimizer, device: torch.device) -> None:
+    """Raise ConfigError where eight bits are asked for and cannot be had on `device`: before anything long begins."""
+    if settings.kind == "adamw_8bit":
+        _try_out(_adamw_8bit(), device)
 
 
 def _adamw_8bit():

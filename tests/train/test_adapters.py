@@ -198,6 +198,8 @@ def test_pascal_context_as_published(tmp_path):
     assert [query.prompts for query in present] == [("tv monitor", "television"), ("wall",)]
     assert np.array_equal(present[1].mask, LABELS == 2)
     assert np.array_equal(sample.ignore, numbers == 0)
+    other = type(source)(source.config.model_copy(update={"variable": "other"}))
+    assert other.identity(0) != source.identity(0)  # another variable, other masks: nothing cached may be taken for them
     savemat(root / "trainval/2008_000002.mat", {"labels": numbers})
     with pytest.raises(DataError, match="no variable 'LabelMap'"):
         source.sample(0)

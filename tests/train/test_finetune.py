@@ -120,6 +120,17 @@ def test_other_settings_need_another_run_folder(config_file):
         Trainer(load_config(config_file, ["batch_size=3"])).run()
 
 
+def test_a_state_from_before_a_setting_existed_goes_on_with_its_default(config_file):
+    Trainer(load_config(config_file, ["steps=3"])).run()
+    trainer = Trainer(load_config(config_file, ["steps=5"]))
+    path = latest_state(trainer.config.output / "checkpoints")
+    tensors, values = load_state(path)
+    del values["config"]["optimizer"]["kind"], values["config"]["noise"]["annealed"], values["config"]["cache_latents"]
+    save_state(path.parent, 3, tensors, values, keep=1)
+    trainer.run()
+    assert [line["step"] for line in losses(trainer.config.output) if "loss" in line] == [1, 2, 3, 4, 5]
+
+
 def test_only_the_last_states_are_kept_and_half_written_ones_never_read(tmp_path):
     for step in (1, 2, 3):
         save_state(tmp_path, step, {"x": torch.full((2,), float(step))}, {"step": step}, keep=2)

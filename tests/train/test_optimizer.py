@@ -7,7 +7,7 @@ import torch
 
 from train.config import Optimizer, load_config
 from train.loop import Trainer
-from train.optimizer import make_optimizer
+from train.optimizer import check_optimizer
 from train.resume import optimizer_tensors
 from train.yaml_config import ConfigError
 
@@ -31,7 +31,7 @@ def test_eight_bits_train_like_adamw_with_smaller_moments(config_file):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(ConfigError, match=r"pip install bitsandbytes.*kind: adamw"):
-        make_optimizer([torch.nn.Parameter(torch.zeros(2))], Optimizer(kind="adamw_8bit"))
+        check_optimizer(Optimizer(kind="adamw_8bit"), torch.device("cpu"))
 
 
 def test_a_release_that_cannot_run_here_is_named(monkeypatch):
@@ -43,4 +43,4 @@ def test_a_release_that_cannot_run_here_is_named(monkeypatch):
 
     monkeypatch.setattr(optim, "AdamW8bit", CudaOnly)
     with pytest.raises(ConfigError, match=r"cannot run adamw_8bit on cpu .*no CPU.*newer bitsandbytes"):
-        make_optimizer([torch.nn.Parameter(torch.zeros(2))], Optimizer(kind="adamw_8bit"))
+        check_optimizer(Optimizer(kind="adamw_8bit"), torch.device("cpu"))

@@ -1,6 +1,7 @@
 """The checkpoint file: round trips, atomic writing, and what else can be opened."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,32 @@ from digseg_nodes.core.checkpoint import CheckpointConfig, CheckpointError, open
 
 UNET = {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 64}
 SCHEDULER = {"prediction_type": "v_prediction", "beta_schedule": "scaled_linear"}
-CONFIG = CheckpointConfig(UNET, SCHEDULER, vae={"latent_channels": 4}, threshold=0.4, resolution=128,
-                          class_names=["cat"], initial_noise="zero", default_steps=1, base_model="b")
-TENSORS = {"unet": {"conv_in.weight": torch.randn(32, 8, 3, 3), "half": torch.randn(3).half()},
-           "vae": {"encoder.conv_in.weight": torch.randn(4)}}
+CONFIG = CheckpointConfig(
+    UNET,
+    SCHEDULER,
+    vae={"latent_channels": 4},
+    threshold=0.4,
+    resolution=128,
+    class_names=["cat"],
+    initial_noise="zero",
+    default_steps=1,
+    base_model="b",
+)
+TENSORS = {
+    "unet": {"conv_in.weight": torch.randn(32, 8, 3, 3), "half": torch.randn(3).half()},
+    "vae": {"encoder.conv_in.weight": torch.randn(4)},
+}
 
 
 def save(path: Path, config=CONFIG, tensors=TENSORS) -> Path:
     save_checkpoint(path, tensors, config, title="t", description="d", license="l")
     return path
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_checkpoint_can_be_read_by_whom_the_umask_allows(tmp_path):
+    (tmp_path / "plain").touch()
+    assert save(tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def edit_metadata(path: Path, **changes) -> Path:
@@ -73,11 +91,13 @@ def test_absent_component_is_named(tmp_path):
 
 def test_newer_format_and_broken_metadata(tmp_path):
     path = save(tmp_path / "a.safetensors")
-    for changes, message in (({"format": "2"}, "format 2, this version reads up to 1"),
-                             ({"format": "x"}, "format x"),
-                             ({"format": "1", "config": "{"}, "digseg.config cannot be read"),
-                             ({"config": "[]"}, "digseg.config cannot be read"),
-                             ({"config": json.dumps({"unet": UNET})}, "digseg.config cannot be read")):
+    for changes, message in (
+        ({"format": "2"}, "format 2, this version reads up to 1"),
+        ({"format": "x"}, "format x"),
+        ({"format": "1", "config": "{"}, "digseg.config cannot be read"),
+        ({"config": "[]"}, "digseg.config cannot be read"),
+        ({"config": json.dumps({"unet": UNET})}, "digseg.config cannot be read"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             open_checkpoint(edit_metadata(path, **changes))
 
@@ -118,8 +138,10 @@ def bare(width: int, ldm: bool) -> dict:
         prefix, conv, text = "model.diffusion_model.", "input_blocks.0.0.weight", "input_blocks.1.1"
     else:
         prefix, conv, text = "", "conv_in.weight", "down_blocks.0.attentions.0"
-    return {f"{prefix}{conv}": torch.randn(320, 8, 3, 3),
-            f"{prefix}{text}.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, width)}
+    return {
+        f"{prefix}{conv}": torch.randn(320, 8, 3, 3),
+        f"{prefix}{text}.transformer_blocks.0.attn2.to_k.weight": torch.zeros(320, width),
+    }
 
 
 @pytest.mark.parametrize("ldm", [True, False])

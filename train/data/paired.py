@@ -70,7 +70,9 @@ class PairedSource(Source):
 
     def identity(self, index: int) -> str:
         c = self.config
-        settings = settings_digest(self.wording.settings(), getattr(c, "classes", None), getattr(c, "ignore", None), index)
+        read = [getattr(c, "classes", None), getattr(c, "ignore", None), index]
+        read += [c.variable] if getattr(c, "variable", None) else []
+        settings = settings_digest(self.wording.settings(), *read)
         return f"{c.type}/{file_digest(*self.pairs[index])}/{settings}"
 
     def sample(self, index: int) -> Sample:
