@@ -8,7 +8,7 @@ DEMO, DIFFUSION, BASE = "digseg-demo.safetensors", "digseg-demo-diffusion.safete
 SCENE, THINGS = "scene-5.png", ("red star", "green star", "cyan square", "pink circle")
 AERIAL, AERIAL_TEXT = "aerial.png", "yellow star\nred circle\nblue square"  # drawn in other colours than their own
 CLIP, CLIP_TEXT, CLIP_THING = "moving_shapes.mp4", "blue star\nred circle", "red circle"
-PAINT, PAINT_FROM, PAINT_TO = "red_circle.png", "red circle", "blue square"
+PAINT, PAINT_FROM, PAINT_TO = "red_circle.png", "red circle", "blue circle"
 
 
 def _load(s: Sheet, image: str, note: str, note_height: int = 180) -> tuple[Node, Node]:
@@ -148,7 +148,7 @@ def inpaint_demo(s: Sheet) -> None:
     with s.column("5. Text and model", "paint", 320):
         base = s.add("DiGSegBaseLoader", checkpoint=BASE)
         positive = s.add("CLIPTextEncode", "What to paint", clip=base["CLIP"], text=f"a {PAINT_TO}")
-        negative = s.add("CLIPTextEncode", "What not to paint", clip=base["CLIP"], text=PAINT_FROM)
+        negative = s.add("CLIPTextEncode", "What not to paint", clip=base["CLIP"], text="")
     with s.column("6. Paint inside the mask", "paint", 320):
         encoded = s.add("VAEEncode", pixels=photo["IMAGE"], vae=base["VAE"])
         masked = s.add("SetLatentNoiseMask", samples=encoded[0], mask=soft[0])
@@ -158,9 +158,9 @@ def inpaint_demo(s: Sheet) -> None:
             positive=positive[0],
             negative=negative[0],
             latent_image=masked[0],
-            seed=1,
+            seed=2,
             steps=20,
-            cfg=4.0,
+            cfg=7.0,
             sampler_name="euler",
             scheduler="sgm_uniform",
             denoise=1.0,
