@@ -5,6 +5,7 @@ Needs nothing but Python 3.10 to 3.13. It makes .venv, finds your ComfyUI (COMFY
 folder this repository lies in) or unpacks one into .host/, starts it on a free loopback port with a base directory of
 its own, does the work and always shuts it down again. Nothing is ever written into an existing ComfyUI.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -87,7 +88,7 @@ def telling_lines(log: Path, count: int = 25) -> list[str]:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     failed = [number for number, line in enumerate(lines, 1) if "Cannot import" in line and PACK_NAME in line]
     end = failed[-1] if failed else len(lines)
-    return lines[max(0, end - count):end]
+    return lines[max(0, end - count) : end]
 
 
 # Processes
@@ -130,8 +131,15 @@ def start_in_background(command: list, log: Path) -> subprocess.Popen:
     log.parent.mkdir(parents=True, exist_ok=True)
     group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if WINDOWS else {"start_new_session": True}
     with log.open("wb") as out:
-        return subprocess.Popen([str(word) for word in command], cwd=ROOT, env=child_environment(),
-                                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, **group)
+        return subprocess.Popen(
+            [str(word) for word in command],
+            cwd=ROOT,
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            **group,
+        )
 
 
 def stop(process: subprocess.Popen) -> None:
@@ -170,8 +178,9 @@ def venv_python() -> Path:
     process = start_in_background([sys.executable, "-m", "venv", VENV], log)
     if process.wait() != 0:
         shutil.rmtree(VENV, ignore_errors=True)
-        raise StepError(f"making {VENV}", "on Debian and Ubuntu `sudo apt install python3-venv`; elsewhere use a "
-                        "Python from python.org", log)
+        raise StepError(
+            f"making {VENV}", "on Debian and Ubuntu `sudo apt install python3-venv`; elsewhere use a Python from python.org", log
+        )
     return python
 
 
@@ -183,8 +192,12 @@ def pip(python: Path, what: str, *arguments: object) -> None:
     started = time.monotonic()
     say(f"{what} ...")
     if run_child([python, "-m", "pip", "--no-input", "--log", log, *arguments]) != 0:
-        raise StepError(what, "check the network, the free disk space (about 8 GB) and that this Python, "
-                        f"{sys.version.split()[0]}, is 3.10 to 3.13; then run the same command again", log)
+        raise StepError(
+            what,
+            "check the network, the free disk space (about 8 GB) and that this Python, "
+            f"{sys.version.split()[0]}, is 3.10 to 3.13; then run the same command again",
+            log,
+        )
     say(f"{what}: done in {time.monotonic() - started:.0f} s")
 
 
@@ -201,8 +214,10 @@ def host_requirements(host: Path) -> Path:
 def install_into_venv(lists: list[Path]) -> Path:
     """Install requirement files into .venv unless its stamp says that this very text is installed."""
     python = venv_python()
-    digests = {path.name if path.parent == CACHE else path.relative_to(ROOT).as_posix():
-               hashlib.sha256(path.read_bytes()).hexdigest() for path in lists}
+    digests = {
+        path.name if path.parent == CACHE else path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in lists
+    }
     installed = json.loads(STAMP.read_text(encoding="utf-8")) if STAMP.is_file() else {}
     if digests.items() <= installed.items():
         return python
@@ -228,8 +243,10 @@ def find_host() -> Path | None:
         path = Path(named).expanduser().resolve()
         if (path / "main.py").is_file() and (path / "comfy").is_dir():
             return path
-        raise StepError(f"COMFYUI_PATH is {named}, and there is no main.py and comfy/ in it",
-                        "set COMFYUI_PATH to the folder of ComfyUI that holds main.py, or unset it")
+        raise StepError(
+            f"COMFYUI_PATH is {named}, and there is no main.py and comfy/ in it",
+            "set COMFYUI_PATH to the folder of ComfyUI that holds main.py, or unset it",
+        )
     above = ROOT.parent.parent
     return above if ROOT.parent.name == "custom_nodes" and (above / "main.py").is_file() else None
 
@@ -261,8 +278,12 @@ def unpack_host() -> Path:
 
 def host_python(root: Path) -> Path | None:
     """The Python that an existing ComfyUI already runs with, if one of the usual places has its packages."""
-    places = [python_in(root / ".venv"), python_in(root / "venv"), root.parent / "python_embeded" / "python.exe",
-              Path(sys.executable)]
+    places = [
+        python_in(root / ".venv"),
+        python_in(root / "venv"),
+        root.parent / "python_embeded" / "python.exe",
+        Path(sys.executable),
+    ]
     modules = ("torch", "torchvision", "aiohttp", "safetensors", "transformers", "comfyui_frontend_package")
     code = f"import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in {modules}))"
     return next((python for python in places if runs(python, code)), None)
@@ -335,9 +356,11 @@ def remove_base(base: Path) -> None:
 
 def device_arguments(python: Path) -> list[str]:
     """ComfyUI must be told when there is no accelerator that its torch can use."""
-    code = ("import torch\n"
-            "there = getattr(torch, 'accelerator', torch.cuda).is_available() or torch.backends.mps.is_available()\n"
-            "print('accelerator' if there else 'cpu')")
+    code = (
+        "import torch\n"
+        "there = getattr(torch, 'accelerator', torch.cuda).is_available() or torch.backends.mps.is_available()\n"
+        "print('accelerator' if there else 'cpu')"
+    )
     probe = subprocess.run([str(python), "-c", code], capture_output=True, text=True, env=child_environment())
     if probe.returncode != 0:
         log = LOGS / "torch.log"
@@ -349,10 +372,25 @@ def device_arguments(python: Path) -> list[str]:
 
 def host_command(install: Install, base: Path, port: int, extra: list[str]) -> list:
     models = ["--extra-model-paths-config", base / "models.yaml"] if (base / "models.yaml").is_file() else []
-    return [install.python, install.root / "main.py", "--base-directory", base, "--listen", "127.0.0.1",
-            "--port", port, "--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}",
-            "--disable-auto-launch", "--disable-api-nodes", "--preview-method", "auto",
-            *models, *device_arguments(install.python), *extra]
+    return [
+        install.python,
+        install.root / "main.py",
+        "--base-directory",
+        base,
+        "--listen",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--database-url",
+        f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}",
+        "--disable-auto-launch",
+        "--disable-api-nodes",
+        "--preview-method",
+        "auto",
+        *models,
+        *device_arguments(install.python),
+        *extra,
+    ]
 
 
 def get_json(url: str) -> dict | None:
@@ -372,16 +410,22 @@ def wait_until_up(process: subprocess.Popen, url: str, log: Path) -> str:
         if stats:
             return stats["system"]["comfyui_version"]
         if process.poll() is not None:
-            raise StepError(f"starting ComfyUI (it ended with status {process.returncode})",
-                            "the log names the cause; if a package is missing, delete .venv and run again", log)
+            raise StepError(
+                f"starting ComfyUI (it ended with status {process.returncode})",
+                "the log names the cause; if a package is missing, delete .venv and run again",
+                log,
+            )
         time.sleep(0.2)
     raise StepError(f"starting ComfyUI: no answer at {url} within {BOOT_SECONDS} s", "see the log; run again", log)
 
 
 def check_pack(host: Host) -> None:
     if not get_json(f"{host.url}/object_info/{PROBE_NODE}"):
-        raise StepError(f"ComfyUI {host.version} started but did not load this pack", "the log names the cause; "
-                        "`git status` shows whether a file is missing", host.log)
+        raise StepError(
+            f"ComfyUI {host.version} started but did not load this pack",
+            "the log names the cause; `git status` shows whether a file is missing",
+            host.log,
+        )
 
 
 @contextlib.contextmanager
@@ -420,8 +464,18 @@ def demo(args: argparse.Namespace, rest: list[str]) -> int:
     started = time.time()
     install = find_or_make_install()
     with running_host(install, "demo") as host:
-        command = [install.python, "-m", "workflows.demo", "--url", host.url, "--output", OUTPUT / "demo",
-                   "--started", started, *rest]
+        command = [
+            install.python,
+            "-m",
+            "workflows.demo",
+            "--url",
+            host.url,
+            "--output",
+            OUTPUT / "demo",
+            "--started",
+            started,
+            *rest,
+        ]
         if run_child(command) != 0:
             raise StepError("the demo", "the message above says which step; ComfyUI's own log may say more", host.log)
     return 0

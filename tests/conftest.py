@@ -1,4 +1,5 @@
 """What the tests share: one real ComfyUI for the session, a client for it, and the rule that CI skips nothing."""
+
 from __future__ import annotations
 
 import os
@@ -23,10 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def lacking() -> Callable[[str], None]:
     """Call it with a reason to skip what this machine cannot run; in CI that is a failure."""
+
     def report(reason: str) -> None:
         if os.environ.get("CI"):
             pytest.fail(f"CI must not lack this: {reason}")
         pytest.skip(reason)
+
     return report
 
 

@@ -7,12 +7,23 @@ from diffusers import DDIMScheduler
 from digseg_nodes.core.ddim import ddim_sample, initial_noise, predict_x0
 from digseg_nodes.core.schedule import alphas_cumprod, ddim_schedule
 
-BASE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000,
-        "clip_sample": False, "timestep_spacing": "trailing", "set_alpha_to_one": False}
+BASE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": False,
+}
 V = {**BASE, "prediction_type": "v_prediction"}
-CONFIGS = {"epsilon": BASE, "v": V, "v_zero_snr": {**V, "rescale_betas_zero_snr": True},
-           "clipped": {**V, "clip_sample": True, "clip_sample_range": 0.5},
-           "leading": {**V, "timestep_spacing": "leading", "steps_offset": 1}}
+CONFIGS = {
+    "epsilon": BASE,
+    "v": V,
+    "v_zero_snr": {**V, "rescale_betas_zero_snr": True},
+    "clipped": {**V, "clip_sample": True, "clip_sample_range": 0.5},
+    "leading": {**V, "timestep_spacing": "leading", "steps_offset": 1},
+}
 SHAPE = (2, 4, 6, 5)
 
 

@@ -1,4 +1,5 @@
 """dev.py without a ComfyUI: the environment, the stamp, finding a host, failures that say what to do."""
+
 from __future__ import annotations
 
 import shutil
@@ -14,8 +15,14 @@ import dev
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A folder of its own in place of this checkout."""
-    for name, path in {"ROOT": ".", "VENV": ".venv", "CACHE": ".host", "LOGS": ".host/logs",
-                       "SCENES": "demo_scenes", "STAMP": ".venv/digseg-installed.json"}.items():
+    for name, path in {
+        "ROOT": ".",
+        "VENV": ".venv",
+        "CACHE": ".host",
+        "LOGS": ".host/logs",
+        "SCENES": "demo_scenes",
+        "STAMP": ".venv/digseg-installed.json",
+    }.items():
         monkeypatch.setattr(dev, name, tmp_path / path)
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     return tmp_path

@@ -45,9 +45,7 @@ def test_difference_shows_three_kinds():
 
 def test_plot_draws_its_curves():
     xs = [i / 10 for i in range(11)]
-    picture = np.asarray(
-        line_plot([("IoU", xs, [1 - abs(x - 0.4) for x in xs]), ("Dice", xs, xs)], "threshold", "score", 0.5)
-    )
+    picture = np.asarray(line_plot([("IoU", xs, [1 - abs(x - 0.4) for x in xs]), ("Dice", xs, xs)], "threshold", "score", 0.5))
     assert picture.shape == (480, 720, 3)
     assert all(((picture == colour).all(-1)).sum() > 300 for colour in palette(2).tolist())
 

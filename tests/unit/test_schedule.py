@@ -53,11 +53,14 @@ def test_last_step_ends_where_diffusers_ends(to_one):
     assert end == pytest.approx(((1 - final) / final) ** 0.5, rel=1e-4, abs=1e-9)
 
 
-@pytest.mark.parametrize(("setting", "message"), [
-    ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule is 'squaredcos_cap_v2'"),
-    ({"timestep_spacing": "karras"}, "timestep_spacing is 'karras'"),
-    ({"thresholding": True}, "dynamic thresholding"),
-])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule is 'squaredcos_cap_v2'"),
+        ({"timestep_spacing": "karras"}, "timestep_spacing is 'karras'"),
+        ({"thresholding": True}, "dynamic thresholding"),
+    ],
+)
 def test_unknown_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
         check_scheduler({**BASE, **setting})

@@ -26,17 +26,20 @@ def test_heads_uneven_in_count_and_width():
     assert head_counts({**SD15, "attention_head_dim": [5, 5, 10, 20]}) == [5, 5, 10, 20]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"act_fn": "gelu"}, "act_fn='gelu'"),
-    ({"norm_num_groups": 16}, "norm_num_groups=16"),
-    ({"block_out_channels": [320, 640, 1000, 1280]}, "block_out_channels"),
-    ({"attention_head_dim": 7}, "attention_head_dim"),
-    ({"layers_per_block": [1, 2, 2, 2]}, "layers_per_block"),
-    ({"cross_attention_dim": [768, 768, 768, 1024]}, "cross_attention_dim"),
-    ({"only_cross_attention": True}, "only_cross_attention"),
-    ({"down_block_types": ["AttnDownBlock2D"] + SD15["down_block_types"][1:]}, "AttnDownBlock2D"),
-    ({"class_embed_type": "timestep"}, "class_embed_type"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"act_fn": "gelu"}, "act_fn='gelu'"),
+        ({"norm_num_groups": 16}, "norm_num_groups=16"),
+        ({"block_out_channels": [320, 640, 1000, 1280]}, "block_out_channels"),
+        ({"attention_head_dim": 7}, "attention_head_dim"),
+        ({"layers_per_block": [1, 2, 2, 2]}, "layers_per_block"),
+        ({"cross_attention_dim": [768, 768, 768, 1024]}, "cross_attention_dim"),
+        ({"only_cross_attention": True}, "only_cross_attention"),
+        ({"down_block_types": ["AttnDownBlock2D"] + SD15["down_block_types"][1:]}, "AttnDownBlock2D"),
+        ({"class_embed_type": "timestep"}, "class_embed_type"),
+    ],
+)
 def test_refused(change, message):
     with pytest.raises(UnsupportedUNet, match=message):
         host_layout({**SD15, **change})
