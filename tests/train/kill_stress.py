@@ -80,18 +80,18 @@ def steps_done(run: Path) -> int:
 
 def random_moment(run: Path, process: subprocess.Popen, rng: random.Random, startup: float) -> str:
     """Wait for one: while the command starts, encodes and resumes, or within a few steps of its training."""
-    if rng.random() < 0.5:
-        seconds = rng.uniform(0, startup)
-        time.sleep(seconds)
-        return f"{seconds:.2f} s after the start"
-    started, target = time.time(), steps_done(run) + rng.randint(1, MOST_STEPS_A_START)
-    while process.poll() is None:
-        if losses(run) >= target and (run / "log.jsonl").stat().st_mtime > started:
+    started, done = time.monotonic(), steps_done(run)
+    early = rng.random() < 0.5
+    seconds, steps = rng.uniform(0, startup), MOST_STEPS_A_START
+    if not early:
+        seconds, steps = float("inf"), rng.randint(1, MOST_STEPS_A_START)
+    log, before = run / "log.jsonl", time.time()
+    while process.poll() is None and time.monotonic() - started < seconds:
+        if losses(run) >= done + steps and log.stat().st_mtime > before:  # its own lines, not those it will drop
+            time.sleep(rng.uniform(0, 0.2))
             break
         time.sleep(0.002)
-    seconds = rng.uniform(0, 0.2)
-    time.sleep(seconds)
-    return f"{seconds:.3f} s after step {target}"
+    return f"{time.monotonic() - started:.2f} s after the start, after step {losses(run)}"
 
 
 def kill_at_random(config: Path, run: Path, kills: int, startup: float, seed: int) -> list[dict]:
