@@ -36,7 +36,10 @@ class Optimizer(Strict):
 
 
 class Noise(Strict):
-    """Training noise and timesteps of `objective: diffusion` (method.md, paper section 3.6)."""
+    """Training noise and timesteps of `objective: diffusion` (paper section 3.6).
+
+    annealed: the share of low frequencies falls with the timestep, as in the paper; false keeps it at `strength`.
+    """
 
     strength: Share = 0.9
     annealed: bool = True

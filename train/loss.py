@@ -34,7 +34,7 @@ def make_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str)
 
 
 def call_unet(unet, image: Tensor, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-    """The U-Net on concat([image latent, noisy mask latent]): the on-disk order of method.md."""
+    """The U-Net on concat([image latent, noisy mask latent]): the on-disk order (docs/checkpoint-format.md)."""
     return unet(torch.cat([image, noisy], dim=1), timesteps, encoder_hidden_states=text, return_dict=False)[0]
 
 

@@ -8,8 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ class Probe:
     script: str
     arguments: tuple[Any, ...]
     checkpoint: Path
-    data: dict | None = field(default=None)
+    data: dict | None = None
 
     def run(self, place: Place) -> dict:
         """Measure, keep the result; a finished one is read."""
@@ -163,9 +162,3 @@ def save(path: Path, result: dict) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-def load(folder: Path, names: Sequence[str]) -> list[dict]:
-    """The results of those runs that are finished."""
-    files = [folder / f"{name}.json" for name in names]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
