@@ -72,8 +72,15 @@ class CheckpointConfig:
         return self.scheduler.get("prediction_type", "epsilon")
 
     def to_json(self) -> str:
-        """The config as a JSON string, prediction_type included for readers that skip the scheduler."""
-        return json.dumps({**asdict(self), "prediction_type": self.prediction_type})
+        """The config as a JSON string, prediction_type included for readers that skip the scheduler.
+
+        Where a part was once loaded from (transformers notes the folder) is nobody's business and stays out.
+        """
+        values = {**asdict(self), "prediction_type": self.prediction_type}
+        for part in values.values():
+            if isinstance(part, dict):
+                part.pop("_name_or_path", None)
+        return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str) -> CheckpointConfig:

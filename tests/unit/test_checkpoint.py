@@ -36,6 +36,12 @@ def save(path: Path, config=CONFIG, tensors=TENSORS) -> Path:
     return path
 
 
+def test_no_folder_of_the_maker_is_in_the_file(tmp_path):
+    config = CheckpointConfig(UNET, SCHEDULER, text_encoder={"hidden_size": 64, "_name_or_path": "/home/me/secret"})
+    assert b"/home/me" not in save(tmp_path / "a.safetensors", config).read_bytes()
+    assert config.text_encoder["_name_or_path"] == "/home/me/secret"  # the caller's dictionary stays as it was
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_a_checkpoint_can_be_read_by_whom_the_umask_allows(tmp_path):
     (tmp_path / "plain").touch()
