@@ -154,6 +154,8 @@ def test_a_family_runs_once_and_its_table_shows_the_scores(tmp_path):
     assert 0 <= result["scores"][0]["miou"] <= 1
     again = run(*family)
     assert again.returncode == 0 and "finetune.py" not in again.stdout
+    other = run(*family[:-1], "objective=end_to_end")
+    assert other.returncode != 0 and "made with other settings" in other.stderr
     docs.mkdir()
     (docs / "experiments.md").write_text("# Experiments\n\n<!-- table: domain -->\nold\n<!-- end -->\n\nprose\n")
     table = run("table", "--output", output, "--docs", docs)

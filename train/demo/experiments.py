@@ -23,7 +23,7 @@ if not __package__:
 from filelock import FileLock, Timeout
 
 from train.demo.domains import TEST, VALIDATION, WORLDS, write_dataset
-from train.demo.trials import BASE, DIFFUSION, MODELS, ROOT, Place, Probe, Trial
+from train.demo.trials import BASE, DIFFUSION, MODELS, ROOT, OtherRunError, Place, Probe, Trial
 
 SCENES = {"type": "demo", "split": "train", "scenes": 6000, "seed": 1000}
 VALIDATION_SCENES = {"type": "demo", "split": "val", "scenes": 48, "seed": 0}
@@ -236,11 +236,14 @@ def run_all(wanted: list[Trial | Probe], options: Options, place: Place, minutes
             return
         try:
             with FileLock(place.folder / f"{one.name}.lock", timeout=0):
-                write_world(options, one.name)
+                with FileLock(place.folder / "worlds.lock"):
+                    write_world(options, one.name)
                 one.run(place)
         except Timeout:
             print(f"{one.name} is being run by another process")
             continue
+        except OtherRunError as error:
+            sys.exit(str(error))
         except CalledProcessError as error:
             sys.exit(f"{one.name}: {Path(error.cmd[1]).name} failed with status {error.returncode}; its message stands above.")
         print(f"{one.name}: {place.result(one.name)}", flush=True)

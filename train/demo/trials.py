@@ -21,6 +21,10 @@ BASE = MODELS / "digseg-demo-base.safetensors"
 DIFFUSION = MODELS / "digseg-demo-diffusion.safetensors"
 
 
+class OtherRunError(Exception):
+    """A result of that name is there, made with other settings."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where results go, and `key=value` settings that every training gets besides its own."""
@@ -31,6 +35,18 @@ class Place:
     def result(self, name: str) -> Path:
         """The JSON file of a finished run."""
         return self.folder / f"{name}.json"
+
+    def finished(self, name: str, request: dict) -> dict | None:
+        """The result of a finished run; raises OtherRunError when what was asked for then is not what is asked for now."""
+        if not self.result(name).is_file():
+            return None
+        result = json.loads(self.result(name).read_text(encoding="utf-8"))
+        if result.get("request") != json.loads(json.dumps(request)):
+            raise OtherRunError(
+                f"{self.result(name)} was made with other settings, another model or an older version. Choose another "
+                "--output, or delete it and the folder beside it."
+            )
+        return result
 
     def call(self, script: str, *arguments: Any) -> None:
         """Run a script of this repository; raises CalledProcessError when it fails."""
@@ -57,15 +73,17 @@ class Trial:
 
     def run(self, place: Place) -> dict:
         """Train, evaluate, keep the result; a finished run is read, a stopped one goes on."""
-        if place.result(self.name).is_file():
-            return json.loads(place.result(self.name).read_text(encoding="utf-8"))
+        base = fingerprint(Path(self.settings.get("base", BASE)))
+        request = {"settings": [self.settings, place.settings, self.images, self.options], "data": self.data, "base": base}
+        request = portable(request)
+        if result := place.finished(self.name, request):
+            return result
         folder = place.folder / self.name
         data = write_yaml(folder / "data.yaml", self.data)
         overrides = [f"{key}={as_yaml(value)}" for key, value in self.settings.items()]
         place.call("train/finetune.py", "--config", CONFIG, f"data={data}", f"output={folder}", *overrides, *place.settings)
         self.evaluate(place, folder, data)
-        result = {"name": self.name, "labels": self.labels, "settings": self.settings}
-        result |= {"base": fingerprint(Path(self.settings.get("base", BASE)))}
+        result = {"name": self.name, "labels": self.labels, "settings": self.settings, "base": base, "request": request}
         result |= {"data": portable(self.data), **curves(folder / "log.jsonl"), **weights(folder)}
         result |= {"images": self.images, "scores": json.loads((folder / "scores.json").read_text(encoding="utf-8"))["runs"]}
         save(place.result(self.name), portable(result))
@@ -96,8 +114,10 @@ class Probe:
 
     def run(self, place: Place) -> dict:
         """Measure, keep the result; a finished one is read."""
-        if place.result(self.name).is_file():
-            return json.loads(place.result(self.name).read_text(encoding="utf-8"))
+        model = fingerprint(self.checkpoint)
+        request = portable({"script": self.script, "arguments": self.arguments, "data": self.data, "model": model})
+        if result := place.finished(self.name, request):
+            return result
         folder = place.folder / self.name
         report, arguments = folder / "report.json", list(self.arguments)
         if self.data is not None:
@@ -105,7 +125,7 @@ class Probe:
         folder.mkdir(parents=True, exist_ok=True)
         place.call(self.script, "--checkpoint", self.checkpoint, "--report", report, *arguments)
         content = json.loads(report.read_text(encoding="utf-8"))
-        result = {"name": self.name, "labels": self.labels, "model": fingerprint(self.checkpoint), "report": content}
+        result = {"name": self.name, "labels": self.labels, "model": model, "request": request, "report": content}
         save(place.result(self.name), portable(result))
         return result
 
