@@ -1,7 +1,7 @@
 """Training steps with and without the latent cache on a random model of Stable Diffusion 1.5's shape, and the memory estimate
 of train/memory.py beside the memory that was taken.
 
-A LoRA of rank 16 is trained on both sides: AdamW over all weights of that size takes 14 GiB. Batch 1, one thread, fp32.
+A LoRA of rank 16 is trained on both sides: AdamW over all weights holds them four times in fp32. Batch 1, one thread, fp32.
 
 python benchmarks/latent_cache.py --report F [--pixels 256] [--steps 3]     needs about 9 GiB of memory
 """
@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from benchmarks.load_memory import resident_bytes  # noqa: E402 (after the path is set)
+
 DEMO = ROOT / "digseg_nodes/models/digseg-demo.safetensors"
 BOUND = (0.7, 1.3)
 """Taken memory over estimated memory."""
@@ -62,14 +64,8 @@ def write_config(folder: Path, base: Path, pixels: int, cached: bool) -> Path:
     return path
 
 
-def resident() -> int:
-    """Memory of this process in bytes without the files mapped into it, such as libraries (Linux)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
 class Peak(threading.Thread):
-    """Looks at `resident` every few milliseconds while its block runs; `bytes` is the most it saw."""
+    """Looks at `resident_bytes` every few milliseconds while its block runs; `bytes` is the most it saw."""
 
     def __enter__(self) -> "Peak":
         self.bytes, self.running = 0, True
@@ -82,7 +78,7 @@ class Peak(threading.Thread):
 
     def run(self) -> None:
         while self.running:
-            self.bytes = max(self.bytes, resident())
+            self.bytes = max(self.bytes, resident_bytes())
             time.sleep(0.003)
 
 
@@ -97,7 +93,7 @@ def measure(config: Path, steps: int) -> dict:
 
     torch.set_num_threads(1)
     clip_tokenizer()  # not a tensor
-    before = resident()
+    before = resident_bytes()
     started = time.perf_counter()
     trainer = Trainer(load_config(config))
     prepared = time.perf_counter() - started
