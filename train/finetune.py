@@ -25,12 +25,12 @@ def finetune(path: Path, overrides: list[str]) -> None:
     Trainer(config).run()
 
 
-def main() -> None:
+def main(line: list[str] | None = None) -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see train/configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a setting of the file, e.g. steps=1000")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(line)
     run(parser.prog, lambda: finetune(arguments.config, arguments.overrides))
 
 

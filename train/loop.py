@@ -290,6 +290,8 @@ class Trainer:
             write_report(config.output, f"{config.export.title}: {config.output.name}")
             if better:
                 self.export(config.output / "best")
+            if self._ended() and self.progress.step < config.steps:
+                tqdm.write(f"no better validation for {config.validation.patience} of them: stopped before the end")
         return summary
 
     def _score(self, sampling: Sampling) -> tuple[list[Record], list[Result]]:

@@ -93,7 +93,8 @@ def noise_table(results: Results) -> str:
         "diffusion-pretrained": "multi-scale 0.9, annealed; v",
         "diffusion-constant": "multi-scale 0.9, not annealed; v",
         "diffusion-gaussian": "Gaussian; v",
-        "diffusion-epsilon": "multi-scale 0.9, annealed; epsilon",
+        "diffusion-no-zero-snr": "multi-scale 0.9, annealed; v, schedule without zero terminal SNR",
+        "diffusion-epsilon": "multi-scale 0.9, annealed; epsilon, schedule without zero terminal SNR",
     }
     return table(DEMO_HEAD, demo_rows(results, runs))
 

@@ -10,27 +10,27 @@ Runs are calls of train/finetune.py and train/evaluate.py with a few settings re
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import CalledProcessError
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from filelock import FileLock, Timeout
 
 from train.demo.domains import TEST, VALIDATION, WORLDS, write_dataset
-from train.demo.trials import BASE, DIFFUSION, MODELS, ROOT, OtherRunError, Place, Probe, Trial
+from train.demo.trials import BASE, DIFFUSION, MODELS, ROOT, OtherRunError, Place, Probe, StoppedError, Trial
 
 SCENES = {"type": "demo", "split": "train", "scenes": 6000, "seed": 1000}
 VALIDATION_SCENES = {"type": "demo", "split": "val", "scenes": 48, "seed": 0}
 TEST_SCENES = {"type": "demo", "split": "test", "scenes": 200, "seed": 0}
 DOMAIN_IMAGES = (20, 200, 50)
 TRAINING_IMAGES = 200
-EPSILON = {"prediction_type": "epsilon", "zero_terminal_snr": False}
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,11 @@ def demo_data(limit: int = 4400) -> dict:
     return {"name": "demo", "train": {**SCENES, "limit": limit}, **parts}
 
 
-def demo_trial(options: Options, name: str, labels: dict, settings: dict, seed: int = 0, limit: int = 4400) -> Trial:
+def demo_trial(options: Options, name: str, settings: dict, seed: int = 0, limit: int = 4400) -> Trial:
     """A run on the demo world; diffusion runs are scored with 4 steps."""
     settings = {"steps": options.steps, "seed": seed, "validation.every": 10**6, **settings}
     steps = ("--steps", "4") if settings.get("objective") == "diffusion" else ()
-    labels = {**labels, "seed": seed}
-    return Trial(f"{name}-seed{seed}", labels, settings, demo_data(limit), options.images, steps)
+    return Trial(f"{name}-seed{seed}", settings, demo_data(limit), options.images, steps)
 
 
 def pretrained(options: Options) -> list[Trial]:
@@ -64,10 +63,9 @@ def pretrained(options: Options) -> list[Trial]:
     for objective, seeds in (("end_to_end", options.seeds), ("diffusion", options.seeds[:1])):
         for seed in seeds:
             for init in ("pretrained", "random"):
-                labels = {"objective": objective, "init": init}
                 more = DIFFUSION_SETTINGS if objective == "diffusion" else {}
-                name = f"{objective}-{init}"
-                trials.append(demo_trial(options, name, labels, {"objective": objective, "init": init, **more}, seed))
+                settings = {"objective": objective, "init": init, **more}
+                trials.append(demo_trial(options, f"{objective}-{init}", settings, seed))
     return trials
 
 
@@ -78,33 +76,33 @@ def noise(options: Options) -> list[Trial]:
     """Training noise, prediction type and absent prompts, each changed alone."""
     plain = DIFFUSION_SETTINGS["noise"]
     variants = {
-        "diffusion-pretrained": ("multi-scale 0.9, annealed; v", {}),
-        "diffusion-gaussian": ("Gaussian; v", {"noise": {**plain, "strength": 0.0}}),
-        "diffusion-constant": ("multi-scale 0.9, not annealed; v", {"noise": {**plain, "annealed": False}}),
-        "diffusion-epsilon": ("multi-scale 0.9, annealed; epsilon", EPSILON),
+        "diffusion-pretrained": {},
+        "diffusion-constant": {"noise": {**plain, "annealed": False}},
+        "diffusion-gaussian": {"noise": {**plain, "strength": 0.0}},
+        "diffusion-no-zero-snr": {"zero_terminal_snr": False},
+        "diffusion-epsilon": {"prediction_type": "epsilon", "zero_terminal_snr": False},
     }
     return [
-        demo_trial(
-            options, name, {"variant": label, "init": "pretrained", "objective": "diffusion"}, {**DIFFUSION_SETTINGS, **more}
-        )
-        for name, (label, more) in variants.items()
+        demo_trial(options, name, {**DIFFUSION_SETTINGS, "init": "pretrained", **more}, seed)
+        for name, more in variants.items()
+        for seed in options.seeds
     ]
 
 
 def absent(options: Options) -> list[Trial]:
     """With and without prompts for what is not in the picture."""
-    objective = {"objective": "end_to_end"}
+    variants = {"end_to_end-pretrained": {"init": "pretrained"}, "end_to_end-present": {"sampling.absent": 0.0}}
     return [
-        demo_trial(options, "end_to_end-pretrained", {"variant": "a quarter absent"}, {**objective, "init": "pretrained"}),
-        demo_trial(options, "end_to_end-present", {"variant": "none absent"}, {**objective, "sampling.absent": 0.0}),
+        demo_trial(options, name, {"objective": "end_to_end", **more}, seed)
+        for name, more in variants.items()
+        for seed in options.seeds
     ]
 
 
 def target(options: Options) -> list[Trial]:
     """The mask alone or painted on the photo as what is learnt; both on the same 300 scenes."""
-    return [
-        demo_trial(options, f"target-{kind}", {"target": kind}, {"target": kind}, limit=300) for kind in ("binary", "overlay")
-    ]
+    kinds = ("binary", "overlay")
+    return [demo_trial(options, f"target-{kind}", {"target": kind}, seed, 300) for kind in kinds for seed in options.seeds]
 
 
 def domain(options: Options) -> list[Trial | Probe]:
@@ -151,38 +149,35 @@ def domain_trial(options: Options, world: str, folder: Path, how: str, images: i
     """One fine-tuning on `images` images of a world."""
     settings = {"base": str(options.model), "cache": str(options.output / "cache"), "steps": options.steps, "seed": seed}
     settings |= {"validation.every": max(1, options.steps // 4), **HOW[how]}
-    labels = {"world": world, "images": images, "how": how, "seed": seed}
-    return Trial(f"{world}-{how}-{images}-seed{seed}", labels, settings, domain_data(world, folder, images), options.images)
+    return Trial(f"{world}-{how}-{images}-seed{seed}", settings, domain_data(world, folder, images), options.images)
 
 
 def before(options: Options, world: str, folder: Path) -> Probe:
     """The demo model on a world it never saw."""
-    labels = {"world": world, "how": "before"}
-    arguments = ("--images", options.images, "--cpu")
-    return Probe(f"{world}-before", labels, "train/evaluate.py", arguments, options.model, domain_data(world, folder))
+    arguments = ("--images", options.images)
+    return Probe(f"{world}-before", "train/evaluate.py", arguments, options.model, domain_data(world, folder))
 
 
 def vocabulary(options: Options) -> list[Probe]:
     """Held-out pairs, synonyms and phrases never seen; the threshold by size of the object."""
     arguments = ("vocabulary", "--images", options.images)
-    return [Probe("vocabulary", {}, "train/demo/probes.py", arguments, options.model)]
+    return [Probe("vocabulary", "train/demo/probes.py", arguments, options.model)]
 
 
 def sampling(options: Options) -> list[Probe]:
     """Steps, ensemble, latent and pixel average of the paper's objective, and the threshold."""
     arguments = ("sampling", "--images", options.images, "--components", BASE)
-    return [Probe("sampling", {}, "train/demo/probes.py", arguments, DIFFUSION)]
+    return [Probe("sampling", "train/demo/probes.py", arguments, DIFFUSION)]
 
 
 def objectives(options: Options) -> list[Probe]:
     """One end-to-end step against DDIM of the paper's objective, on the same scenes."""
     scenes = {"name": "demo", "test": TEST_SCENES}
-    common = ("--images", options.images, "--cpu")
+    common = ("--images", options.images)
     return [
-        Probe("one-step", {"objective": "end_to_end"}, "train/evaluate.py", common, options.model, scenes),
+        Probe("one-step", "train/evaluate.py", common, options.model, scenes),
         Probe(
             "ddim",
-            {"objective": "diffusion"},
             "train/evaluate.py",
             (*common, "--components", BASE, "--steps", 1, 4, 10),
             DIFFUSION,
@@ -194,7 +189,7 @@ def objectives(options: Options) -> list[Probe]:
 def specialist(options: Options) -> list[Probe]:
     """A plain segmentation U-Net of the same size with colour and shape as input, trained on the same scenes."""
     script, arguments = "train/demo/specialist.py", ("--steps", options.steps, "--images", options.images)
-    return [Probe(f"specialist-seed{seed}", {"seed": seed}, script, (*arguments, "--seed", seed), BASE) for seed in options.seeds]
+    return [Probe(f"specialist-seed{seed}", script, (*arguments, "--seed", seed), BASE) for seed in options.seeds]
 
 
 FAMILIES: dict[str, tuple[Callable[[Options], list], int, int]] = {
@@ -214,14 +209,17 @@ FAMILIES: dict[str, tuple[Callable[[Options], list], int, int]] = {
 def main() -> None:
     """Parse the command line and run a family, or write the tables."""
     arguments = make_parser().parse_args()
+    for place in ("model", "output", "docs"):
+        setattr(arguments, place, getattr(arguments, place).resolve())
     if arguments.family == "table":
         from train.demo.experiment_tables import write_tables
 
         write_tables(arguments.output, arguments.docs)
         return
+    os.chdir(ROOT)  # the configurations name files from there
     family, steps, images = FAMILIES[arguments.family]
     steps, images = arguments.steps or steps, arguments.images or images
-    options = Options(tuple(arguments.seeds), steps, images, arguments.model.resolve(), arguments.output.resolve())
+    options = Options(tuple(arguments.seeds), steps, images, arguments.model, arguments.output)
     wanted = [one for one in family(options) if all(text in one.name for text in arguments.only)]
     run_all(wanted, options, Place(options.output, tuple(arguments.set)), arguments.minutes)
 
@@ -242,10 +240,8 @@ def run_all(wanted: list[Trial | Probe], options: Options, place: Place, minutes
         except Timeout:
             print(f"{one.name} is being run by another process")
             continue
-        except OtherRunError as error:
+        except (OtherRunError, StoppedError) as error:
             sys.exit(str(error))
-        except CalledProcessError as error:
-            sys.exit(f"{one.name}: {Path(error.cmd[1]).name} failed with status {error.returncode}; its message stands above.")
         print(f"{one.name}: {place.result(one.name)}", flush=True)
 
 

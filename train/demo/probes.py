@@ -154,7 +154,7 @@ def averages(networks: Networks, latents: Tensor, pixel_members: int) -> Iterato
         yield f"{pixel_members}-pixels", torch.stack(decoded).mean(0)
 
 
-def main() -> None:
+def main(line: list[str] | None = None) -> None:
     """Parse the command line, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("vocabulary", "sampling"))
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, required=True)
     parser.add_argument("--images", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(line)
     networks = load_networks(arguments.checkpoint, arguments.components).eval()
     if arguments.what == "vocabulary":
         report = vocabulary(networks, arguments.images, arguments.seed)

@@ -113,7 +113,7 @@ def evaluate(model: Specialist, images: int) -> dict:
     return {**summarise(records), "classes": {}}
 
 
-def main() -> None:
+def main(line: list[str] | None = None) -> None:
     """Parse the command line, train, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="the model whose size is printed beside")
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=4400)
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(line)
     model = train(arguments.steps, arguments.batch, arguments.seed, arguments.scenes)
     sizes = {"parameters": sum(weight.numel() for weight in model.parameters())}
     sizes["compared_with"] = sum(weight.numel() for weight in open_base(arguments.checkpoint).state_dict("unet").values())

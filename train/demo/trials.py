@@ -6,9 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,16 @@ BASE = MODELS / "digseg-demo-base.safetensors"
 DIFFUSION = MODELS / "digseg-demo-diffusion.safetensors"
 
 
+EXPORTS = ("digseg-lora.safetensors", "digseg.safetensors")
+"""What a training leaves for the nodes: one of these."""
+
+
 class OtherRunError(Exception):
     """A result of that name is there, made with other settings."""
+
+
+class StoppedError(Exception):
+    """A training was stopped before its end."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +56,21 @@ class Place:
         return result
 
     def call(self, script: str, *arguments: Any) -> None:
-        """Run a script of this repository; raises CalledProcessError when it fails."""
-        line = [sys.executable, str(ROOT / script), *map(str, arguments)]
-        print("$", " ".join([script, *map(str, arguments)]), flush=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-        subprocess.run(line, check=True, cwd=ROOT, env=environment)
+        """Run a command of this repository, e.g. "train/finetune.py"; its errors end the program with their message."""
+        line = [str(argument) for argument in arguments]
+        print("$", " ".join([script, *line]), flush=True)
+        import_module(script.removesuffix(".py").replace("/", ".")).main(line)
 
 
 @dataclass(frozen=True)
 class Trial:
     """A fine-tuning and its score on held-back images.
 
-    labels: what a table says about it. settings: `key=value` of train/finetune.py. data: content of a data YAML with a
-    test part. images, options: of train/evaluate.py.
+    settings: `key=value` of train/finetune.py. data: content of a data YAML with a test part. images, options: of
+    train/evaluate.py.
     """
 
     name: str
-    labels: dict[str, Any]
     settings: dict[str, Any]
     data: dict
     images: int
@@ -82,8 +87,10 @@ class Trial:
         data = write_yaml(folder / "data.yaml", self.data)
         overrides = [f"{key}={as_yaml(value)}" for key, value in self.settings.items()]
         place.call("train/finetune.py", "--config", CONFIG, f"data={data}", f"output={folder}", *overrides, *place.settings)
+        if not any((folder / name).is_file() for name in EXPORTS):
+            raise StoppedError(f"{self.name} was stopped; the same command goes on from there.")
         self.evaluate(place, folder, data)
-        result = {"name": self.name, "labels": self.labels, "settings": self.settings, "base": base, "request": request}
+        result = {"name": self.name, "settings": self.settings, "base": base, "request": request}
         result |= {"data": portable(self.data), **curves(folder / "log.jsonl"), **weights(folder)}
         result |= {"images": self.images, "scores": json.loads((folder / "scores.json").read_text(encoding="utf-8"))["runs"]}
         save(place.result(self.name), portable(result))
@@ -92,12 +99,12 @@ class Trial:
 
     def evaluate(self, place: Place, folder: Path, data: Path) -> None:
         """Score the end of a run on the test part."""
-        lora = folder / "digseg-lora.safetensors"
-        if lora.is_file():
-            what = ["--checkpoint", self.settings["base"], "--lora", lora]
+        adapters, whole = (folder / name for name in EXPORTS)
+        if adapters.is_file():
+            what = ["--checkpoint", self.settings["base"], "--lora", adapters]
         else:
-            what = ["--checkpoint", folder / "digseg.safetensors", "--components", self.settings.get("base", BASE)]
-        where = ["--data", data, "--report", folder / "scores.json", "--images", self.images, "--cpu"]
+            what = ["--checkpoint", whole, "--components", self.settings.get("base", BASE)]
+        where = ["--data", data, "--report", folder / "scores.json", "--images", self.images]
         place.call("train/evaluate.py", *what, *where, *self.options)
 
 
@@ -106,7 +113,6 @@ class Probe:
     """A measurement of a finished checkpoint by a script that writes `--report FILE`."""
 
     name: str
-    labels: dict[str, Any]
     script: str
     arguments: tuple[Any, ...]
     checkpoint: Path
@@ -125,7 +131,7 @@ class Probe:
         folder.mkdir(parents=True, exist_ok=True)
         place.call(self.script, "--checkpoint", self.checkpoint, "--report", report, *arguments)
         content = json.loads(report.read_text(encoding="utf-8"))
-        result = {"name": self.name, "labels": self.labels, "model": model, "request": request, "report": content}
+        result = {"name": self.name, "model": model, "request": request, "report": content}
         save(place.result(self.name), portable(result))
         return result
 
@@ -167,7 +173,7 @@ def curves(log: Path) -> dict:
 
 def weights(folder: Path) -> dict:
     """Name and size in bytes of the file a run leaves for the nodes."""
-    file = next(path for path in (folder / "digseg-lora.safetensors", folder / "digseg.safetensors") if path.is_file())
+    file = next(path for name in EXPORTS if (path := folder / name).is_file())
     return {"file": file.name, "bytes": file.stat().st_size}
 
 
