@@ -101,6 +101,9 @@ class Export(Strict):
     threshold: Share = 0.5
 
 
+ENCODED_PIXELS = 2**20
+
+
 class TrainConfig(Strict):
     """One training run."""
 
@@ -121,7 +124,7 @@ class TrainConfig(Strict):
     channels_last: bool = False
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     workers: Annotated[int, Field(ge=0)] = 0
-    encode_batch: Positive = 16
+    encode_batch: Positive | None = None
     log_every: Positive = 10
     tensorboard: bool = False
     objective: Literal["diffusion", "end_to_end"] = "diffusion"
@@ -151,6 +154,11 @@ class TrainConfig(Strict):
     def sampling_steps(self) -> int:
         """U-Net calls per mask the checkpoint is meant for: export.steps, or 1 for end_to_end, 10 for diffusion."""
         return self.export.steps or (1 if self.objective == "end_to_end" else 10)
+
+    @property
+    def encoded_at_once(self) -> int:
+        """Images or masks the VAE encodes at a time: encode_batch, or as many as make 1024 x 1024 pixels, 16 at most."""
+        return self.encode_batch or max(1, min(16, ENCODED_PIXELS // self.resolution**2))
 
     @property
     def initial_noise(self) -> str:

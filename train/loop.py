@@ -119,7 +119,9 @@ class Trainer:
         config = self.config
         if not config.cache_latents:
             return FreshSamples(config.cache, config.workers)
-        return LatentCache(config.cache, self.networks.vae, config.resolution, config.encode_batch, config.workers, config.target)
+        return LatentCache(
+            config.cache, self.networks.vae, config.resolution, config.encoded_at_once, config.workers, config.target
+        )
 
     def _augmented(self, source: Source) -> Source:
         """With cached latents the versions of an image are images of their own; without, they are drawn step by step."""
@@ -217,7 +219,7 @@ class Trainer:
     def _ready(self, part: Batch) -> Batch:
         """A micro-batch of latents on the training device."""
         part = part.to(self.accelerator.device)
-        return part if part.pixels is None else encoded(part, self.networks.vae, self.config.encode_batch)
+        return part if part.pixels is None else encoded(part, self.networks.vae, self.config.encoded_at_once)
 
     def _after_step(self) -> bool:
         """Validation and states where they are due; True when there was no improvement for `patience` validations."""
@@ -254,13 +256,14 @@ class Trainer:
             tqdm.write(f"WARNING: {device} has {there / 2**30:.2f} GiB. {SAVING}")
 
     def _trial(self) -> float:
-        """Seconds of one micro-batch's forward and backward pass, whose gradients are thrown away."""
-        part = self._ready(self.batches[self.progress.step][0])
+        """Seconds of one micro-batch: encoding without the cache, forward and backward pass; the gradients are thrown away."""
+        part = self.batches[self.progress.step][0]
         for _ in range(1 if self.accelerator.device.type == "cpu" else 2):  # the first one on a GPU is slow
             synchronize(self.accelerator.device)
             started = time.perf_counter()
+            ready = self._ready(part)
             with self.accelerator.autocast():
-                loss = self.loss(self.unet, part)
+                loss = self.loss(self.unet, ready)
             loss.backward()
             synchronize(self.accelerator.device)
             self.unet.zero_grad(set_to_none=True)

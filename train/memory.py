@@ -46,7 +46,7 @@ EIGHT_BIT_BLOCK = 256
 
 SAVING = (
     "Smaller: batch_size with more gradient_accumulation, gradient_checkpointing: true, mixed_precision: bf16, "
-    "optimizer.kind: adamw_8bit, ema: 0, lora, a lower resolution, validation.batch_size."
+    "optimizer.kind: adamw_8bit, ema: 0, lora, a lower resolution, validation.batch_size, encode_batch."
 )
 """What to try when a run does not fit."""
 
@@ -84,7 +84,8 @@ class Ledger(TorchDispatchMode):
 @dataclass(frozen=True)
 class Need:
     """Bytes a run takes. step, encoding, validation: the peak on top of what is kept all the time: weights (the U-Net and
-    the frozen VAE and text encoder), optimizer (moments) and averages. flops: operations of one optimizer step."""
+    the frozen VAE and text encoder), optimizer (moments) and averages. filling: all that is there while the latent cache is
+    filled, before the U-Net comes to the device. flops: operations of one optimizer step."""
 
     trained: int
     weights: int
@@ -93,12 +94,14 @@ class Need:
     step: int
     encoding: int
     validation: int
+    filling: int
     flops: float
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment of training."""
-        return self.weights + self.optimizer + self.averages + max(self.step, self.encoding, self.validation)
+        """Bytes at the worst moment of a run."""
+        kept = self.weights + self.optimizer + self.averages
+        return max(kept + max(self.step, self.encoding, self.validation), self.filling)
 
     def describe(self) -> str:
         """One line for people."""
@@ -112,7 +115,10 @@ class Need:
         if self.encoding:
             parts["encoding"] = self.encoding
         listed = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items())
-        return f"{self.trained / 1e6:.1f} million trained weights; memory about {self.peak / GIB:.2f} GiB at most ({listed})"
+        before = f"; before that, filling the latent cache {self.filling / GIB:.2f}" if self.filling else ""
+        return (
+            f"{self.trained / 1e6:.1f} million trained weights; memory about {self.peak / GIB:.2f} GiB at most ({listed}{before})"
+        )
 
 
 @dataclass
@@ -142,14 +148,16 @@ def estimate(config: TrainConfig, model: CheckpointConfig, processes: int = 1) -
         weights = ledger.live
         step, flops = _step(config, networks, loss, ledger)
         size = sum(weight.numel() * weight.element_size() for weight in trained)
+        encoding = _encoding(config, networks, ledger) - weights
         return Need(
             trained=sum(weight.numel() for weight in trained),
             weights=weights,
             optimizer=sum(moments(weight, config.optimizer.kind) for weight in trained),
             averages=size if config.ema else 0,
             step=max(step - weights, size) + (size if processes > 1 else 0),  # several processes exchange whole gradients
-            encoding=0 if config.cache_latents else _encoding(config, networks, ledger) - weights,
+            encoding=0 if config.cache_latents else encoding,
             validation=_validation(config, networks, ledger) - weights,
+            filling=_frozen(networks) + encoding if config.cache_latents else 0,
             flops=flops,
         )
 
@@ -200,11 +208,16 @@ def _empty_batch(config: TrainConfig, networks: Empty) -> Batch:
     return Batch(image, mask, noise, words, torch.zeros(count, dtype=torch.int64), truth=truth)
 
 
+def _frozen(networks: Empty) -> int:
+    """Bytes of the VAE and the text encoder."""
+    return sum(weight.nbytes for part in (networks.vae, networks.text_encoder) for weight in part.parameters())
+
+
 @torch.no_grad()
 def _encoding(config: TrainConfig, networks: Empty, ledger: Ledger) -> int:
     ledger.peak = ledger.live
     with ledger:
-        count = min(config.encode_batch, config.batch_size)
+        count = config.encoded_at_once if config.cache_latents else min(config.encoded_at_once, config.batch_size)
         encode_pixels(networks.vae, torch.empty((count, 3, config.resolution, config.resolution)))
     return ledger.peak
 

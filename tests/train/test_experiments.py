@@ -18,6 +18,7 @@ from train.config import load_config
 from train.data.base import Query
 from train.data.build import open_split
 from train.data.config import load_data
+from train.demo import curves
 from train.demo.domains import TEST, VALIDATION, WORLDS, write_dataset
 from train.demo.probes import WORDINGS, size_of
 from train.demo.specialist import Specialist, class_numbers
@@ -164,3 +165,19 @@ def test_a_family_runs_once_and_its_table_shows_the_scores(tmp_path):
     assert "old" not in text and text.endswith("prose\n")
     assert f"{result['scores'][0]['miou']:.3f}" in text
     assert Image.open(docs / "img/experiments/domain.png").size[0] > 300
+
+
+def test_the_legs_of_a_run_follow_one_another_in_its_curve(tmp_path):
+    """The second leg counts its steps from nought again."""
+    score = {"groups": {"seen": {"miou": 0.5}}}
+    for leg, loss in ((1, 0.8), (2, 0.4)):
+        lines = [{"step": 10, "loss": loss}, {"step": 20, "loss": loss / 2}, {"step": 20, "validation": score}]
+        (tmp_path / f"end-to-end-{leg}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    losses, scores, starts = curves.run_points(sorted(tmp_path.glob("*.jsonl")))
+    assert losses == [(10, 0.8), (20, 0.4), (30, 0.4), (40, 0.2)]
+    assert scores == [(20, 0.5), (40, 0.5)] and starts == [0, 20]
+
+
+def test_the_committed_logs_make_the_learning_curves(tmp_path):
+    curves.main(["--out", str(tmp_path / "curves.png")])
+    assert Image.open(tmp_path / "curves.png").size[0] > 800

@@ -263,12 +263,13 @@ def test_augmented_versions_are_cached_like_images(config_file):
     assert len(set(trainer.batches.sampler.table.image.tolist())) == 3 * 4
 
 
-def test_a_run_without_improvement_stops_early_and_stays_stopped(config_file):
+def test_a_run_without_improvement_stops_early_and_stays_stopped(config_file, capsys):
     settings = ["steps=40", "validation.every=2", "validation.patience=2", "optimizer.lr=1e-12"]
     first = Trainer(load_config(config_file, settings))
     first.run()
     assert first.progress.step < 40
     assert first.progress.since_best == 2
+    assert "no better validation for 2 of them: stopped before the end" in capsys.readouterr().out
     assert (first.config.output / "digseg.safetensors").is_file()
     log = losses(first.config.output)
     again = Trainer(load_config(config_file, settings))

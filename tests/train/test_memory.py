@@ -58,6 +58,8 @@ def test_every_option_moves_the_estimate_the_right_way(need):
     assert lora.optimizer < 0.2 * plain.optimizer
     assert lora.trained < 0.2 * plain.trained
     assert need("cache_latents=false").encoding > plain.encoding == 0
+    assert need("encode_batch=16").filling > 2 * need("encode_batch=2").filling
+    assert need("encode_batch=256").peak == need("encode_batch=256").filling
     pixel = need("objective=end_to_end", "end_to_end.loss=pixel")
     assert pixel.step > need("objective=end_to_end").step
     assert need("gradient_accumulation=2").flops == 2 * need().flops
