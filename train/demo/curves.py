@@ -71,7 +71,7 @@ def draw_run(axis, title: str, losses: Points, scores: Points, starts: list[int]
     """Smoothed loss on the left scale, validation mIoU on the right one, dashed lines where a leg began."""
     steps, values = zip(*smoothed(losses, 0.97), strict=True)
     axis.plot(steps, values, color="#2563eb", label="loss, smoothed")
-    axis.set(title=title, xlabel="steps of 16", ylabel="loss (mask latent)", yscale="log")
+    axis.set(title=title, xlabel="steps of 16", ylabel="training loss", yscale="log")
     for start in starts[1:]:
         axis.axvline(start, color="#9ca3af", linestyle="--", linewidth=1)
     right = axis.twinx()
