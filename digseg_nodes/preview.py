@@ -26,6 +26,7 @@ class MaskPreview:
         """x0 [4,h,w] unscaled, of prompt number `prompt` → the frame's photo, at most SIZE pixels, tinted where the mask is."""
         photo = self._photo(frame)  # [h,w,3]
         strength = self._soft(x0, tuple(photo.shape[:2])) * STRENGTH  # [h,w,1]
+        strength = strength.flip(1) if self.image.is_mirrored(frame) else strength
         colour = palette(prompt + 1)[prompt].float() / 255
         return to_picture(photo * (1 - strength) + colour * strength)
 

@@ -45,15 +45,18 @@ class Progress:
         self.bar.update_absolute(self.done, self.total, self.preview)
 
 
-def encode_image(vae, image: Tensor, resolution: int, tile: int = 0, progress: Progress | None = None) -> EncodedImage:
+def encode_image(
+    vae, image: Tensor, resolution: int, tile: int = 0, mirror: bool = False, progress: Progress | None = None
+) -> EncodedImage:
     """Encode a batch of frames once, to be asked about many times.
 
     image [B,H,W,C] in [0,1] (alpha is dropped); resolution: longest side in pixels the network sees; tile: side of square
-    tiles in image pixels, 0 for the whole image.
+    tiles in image pixels, 0 for the whole image. mirror: also encode every frame (or tile) with left and right swapped.
     """
     _check_image(image)
     plan = tiles.plan_tiles(image.shape[1], image.shape[2], tile) if tile else None
     frames = tiles.cut_tiles(image, plan) if plan else image
+    frames = torch.stack([frames, frames.flip(2)], 1).flatten(0, 1) if mirror else frames  # [F*2,H,W,C]
     fitted = geometry.plan_geometry(frames.shape[1], frames.shape[2], resolution)
     progress = progress or Progress(len(frames))
     latents = []
@@ -62,7 +65,7 @@ def encode_image(vae, image: Tensor, resolution: int, tile: int = 0, progress: P
         progress.advance()
     photo = image[..., :3].float().cpu()
     photo = photo.expand(-1, -1, -1, 3) if photo.shape[-1] == 1 else photo
-    return EncodedImage(torch.cat(latents), photo, fitted, plan, _probe(vae))
+    return EncodedImage(torch.cat(latents), photo, fitted, plan, _probe(vae), mirror)
 
 
 def _check_image(image: Tensor) -> None:
@@ -219,9 +222,10 @@ def decode_count(latent: dict, uncertainty: bool = False) -> int:
 
 
 def decode_masks(vae, latent: dict, uncertainty: bool = False, progress: Progress | None = None) -> masks.Masks:
-    """A LATENT of masks to soft masks on the photo's own pixels (3.7), one VAE decode per mask.
+    """A LATENT of masks to soft masks on the photo's own pixels (3.7), one VAE decode per mask and view; views are averaged.
 
-    uncertainty: decode every ensemble member too, and keep the per-pixel standard deviation of their masks.
+    uncertainty: decode every ensemble member too, and keep the per-pixel standard deviation of the masks of all members
+    and views.
     """
     source = latent.get("digseg")
     if not isinstance(source, MaskSource):
@@ -233,15 +237,19 @@ def decode_masks(vae, latent: dict, uncertainty: bool = False, progress: Progres
     if len(latent["samples"]) != frames * count:
         raise ValueError(f"The LATENT holds {len(latent['samples'])} masks; {frames} frames x {count} prompts were expected.")
     progress = progress or Progress(decode_count(latent, uncertainty))
-    soft = _decode(vae, latent["samples"], source, progress)
-    spread = None
-    if uncertainty and source.members is not None:
-        spread = torch.stack([_decode(vae, m, source, progress) for m in source.members]).std(0, correction=0)
-    return masks.Masks(soft, source.names, source.image.image, source.threshold, spread)
+    soft = _decode(vae, latent["samples"], source, progress)  # [V,B,K,H,W]
+    spread = _spread(vae, soft, source, progress) if uncertainty else None
+    return masks.Masks(soft.mean(0), source.names, source.image.image, source.threshold, spread)
+
+
+def _spread(vae, soft: Tensor, source: MaskSource, progress: Progress) -> Tensor | None:
+    """Standard deviation [B,K,H,W] over the masks of all members and views; None of a single mask. soft [V,B,K,H,W]: the mean's."""
+    every = soft if source.members is None else torch.cat([_decode(vae, m, source, progress) for m in source.members])
+    return every.std(0, correction=0) if len(every) > 1 else None
 
 
 def _decode(vae, latents: Tensor, source: MaskSource, progress: Progress) -> Tensor:
-    """[F*K,4,h,w] → soft masks [B,K,H,W] float32 in [0,1]."""
+    """[F*K,4,h,w] → soft masks of every view [V,B,K,H,W] float32 in [0,1]."""
     image, count = source.image, len(source.names)
     parts = []
     for rows in torch.arange(len(latents)).split(host.decode_chunk_size(vae, tuple(latents.shape[-2:]))):
@@ -249,16 +257,18 @@ def _decode(vae, latents: Tensor, source: MaskSource, progress: Progress) -> Ten
         photos = _fitted_photos(image, rows // count) if source.mask_target == "overlay" else pixels
         parts.append(geometry.unfit(masks_from_pixels(pixels, photos, source.mask_target), image.geometry))
         progress.advance(len(rows))
-    soft = torch.cat(parts)  # [F*K,H,W], F = B*T
+    soft = image.turn_back(torch.cat(parts).unflatten(0, (-1, count)))  # [F*K,H,W], F = B*T*V → [V,B*T,K,H,W]
     if image.tile_plan is None:
-        return soft.unflatten(0, (-1, count))  # [B,K,H,W]
-    soft = soft.unflatten(0, (len(image.image), len(image.tile_plan.corners), count))  # [B,T,K,h,w]
-    return tiles.join_tiles(soft, image.tile_plan)
+        return soft
+    soft = soft.unflatten(1, (len(image.image), len(image.tile_plan.corners)))  # [V,B,T,K,h,w]
+    return torch.stack([tiles.join_tiles(view, image.tile_plan) for view in soft])
 
 
 def _fitted_photos(image: EncodedImage, frames: Tensor) -> Tensor:
     """The photos (or tiles) behind these frame numbers as the network saw them: [N,3,8h,8w] in [0,1]."""
-    return torch.cat([geometry.fit(image.frame(int(f))[None], image.geometry) for f in frames])
+    numbers = frames.tolist()
+    photos = [image.frame(n).flip(1) if image.is_mirrored(n) else image.frame(n) for n in numbers]
+    return torch.cat([geometry.fit(photo[None], image.geometry) for photo in photos])
 
 
 def segment(
@@ -272,6 +282,7 @@ def segment(
     tile: int = 0,
     uncertainty: bool = False,
     threshold: float = 0.0,
+    mirror: bool = False,
 ) -> tuple[masks.Masks, Tensor]:
     """All of it in one, with one progress bar: the same masks, bit for bit, as the four steps one by one.
 
@@ -281,12 +292,13 @@ def segment(
     config = host.config_of(model)
     resolution = resolution or default_resolution(model, vae)
     frames = len(image) * (len(tiles.plan_tiles(image.shape[1], image.shape[2], tile).corners) if tile else 1)
+    frames *= 2 if mirror else 1
     members = settings.members(config)
     calls = sum(len(p.wordings) for p in prompts) * members * len(settings.schedule(config))
     decodes = len(prompts) * (1 + (members if uncertainty and members > 1 else 0))
     progress = Progress(frames * (1 + calls + decodes))
     encoded_prompts = encode_prompts(clip, prompts)
-    encoded = encode_image(vae, image, resolution, tile, progress)
+    encoded = encode_image(vae, image, resolution, tile, mirror, progress)
     latent = sample_masks(model, encoded_prompts, encoded, settings, progress)
     found = decode_masks(vae, latent, uncertainty, progress)
     overlay = draw_overlay(found, threshold)

@@ -88,7 +88,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if not accelerator.is_main_process:
         return
     report = {"checkpoint": arguments.checkpoint.name, "data": arguments.data.name, "split": arguments.split}
-    report |= {"images": len({record.image for record in runs[0].records}), "threshold": threshold}
+    report |= {"images": len({record.image for record in runs[0].records}), "threshold": threshold, "mirror": arguments.mirror}
     report["runs"] = [one.report(arguments.records) for one in runs]
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -115,12 +115,13 @@ def score_runs(runs: list[Run], networks, threshold: float, arguments: argparse.
     total = min(sum(map(len, sources)), arguments.images or sys.maxsize)
     names = list(dict.fromkeys(name for source in sources for name in source.class_names))
     class_texts = encode_texts(networks.text_encoder, names).cpu() if arguments.closed else None
+    initial = networks.config.initial_noise
     for one in runs:
         one.closed = ClosedScores(names) if arguments.closed else None
     stream = questions(sources, networks, resolution, arguments.images, shard)
     for question in tqdm(stream, total=-(-total // shard[1]), desc="images", disable=not accelerator.is_main_process):
         for one in runs:
-            sampling = Sampling(one.steps, one.ensemble, networks.config.initial_noise, arguments.seed, arguments.batch_size)
+            sampling = Sampling(one.steps, one.ensemble, initial, arguments.seed, arguments.batch_size, arguments.mirror)
             started = time.perf_counter()
             soft = answer(networks, question, sampling)
             one.seconds += time.perf_counter() - started
@@ -165,6 +166,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, help="stop after this many images")
     parser.add_argument("--steps", type=int, nargs="+", help="DDIM steps, default: the checkpoint's")
     parser.add_argument("--ensemble", type=int, nargs="+", default=[1], help="noises per mask, default 1")
+    parser.add_argument("--mirror", action="store_true", help="average with the masks of the mirrored image: twice the work")
     parser.add_argument("--threshold", type=float, help="tau in (0, 1), default: the checkpoint's")
     parser.add_argument("--resolution", type=int, help="longest side in pixels, default: the checkpoint's")
     parser.add_argument("--batch-size", type=int, default=32, help="masks per U-Net call")

@@ -39,7 +39,8 @@ def predict(arguments: argparse.Namespace) -> None:
         merge_lora(networks.unet, arguments.lora)
     networks.to(arguments.device).eval()
     config = networks.config
-    sampling = Sampling(arguments.steps or config.default_steps, arguments.ensemble, config.initial_noise, arguments.seed)
+    steps = arguments.steps or config.default_steps
+    sampling = Sampling(steps, arguments.ensemble, config.initial_noise, arguments.seed, mirror=arguments.mirror)
     threshold = config.threshold if arguments.threshold is None else arguments.threshold
     resolution = arguments.resolution or config.resolution
     for path in tqdm(list_images(arguments.images), unit="image"):
@@ -99,6 +100,7 @@ def main(line: list[str] | None = None) -> None:
     parser.add_argument("--lora", type=Path, help="LoRA file to add to the checkpoint")
     parser.add_argument("--steps", type=int, help="DDIM steps, default: the checkpoint's")
     parser.add_argument("--ensemble", type=int, default=1, help="noises per mask, default 1")
+    parser.add_argument("--mirror", action="store_true", help="average with the masks of the mirrored image: twice the work")
     parser.add_argument("--threshold", type=float, help="tau in (0, 1), default: the checkpoint's")
     parser.add_argument("--resolution", type=int, help="longest side in pixels, default: the checkpoint's")
     parser.add_argument("--seed", type=int, default=0)

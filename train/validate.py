@@ -1,7 +1,7 @@
 """Predicting masks with the training networks and scoring them: for validation during training and for evaluate.py."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,13 +33,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How masks are sampled: DDIM steps, ensemble members, "gaussian" or "zero" initial noise, seed, masks per call."""
+    """How masks are sampled: DDIM steps, ensemble members, "gaussian" or "zero" initial noise, seed, masks per call.
+
+    mirror: average with the masks of the mirrored image.
+    """
 
     steps: int
     ensemble: int = 1
     initial: str = "gaussian"
     seed: int = 0
     batch_size: int = 32
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,13 @@ def as_float(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image.copy())[None].float() / 255
 
 
+def mirrored(networks: Networks, question: Question) -> Question:
+    """The same prompts about the image with left and right swapped."""
+    image = np.ascontiguousarray(question.sample.image[:, ::-1])
+    sample = replace(question.sample, image=image)
+    return replace(question, sample=sample, latent=encode_image(networks, image, question.geometry))
+
+
 @torch.no_grad()
 def encode_image(networks: Networks, image: np.ndarray, geometry: Geometry) -> Tensor:
     """uint8 [H,W,3] -> latent [4,h,w] on the CPU, float32."""
@@ -94,6 +105,9 @@ def answer(networks: Networks, question: Question, sampling: Sampling) -> Tensor
 
     Batches hold prompts of one image only, so the result does not depend on how images are shared among processes.
     """
+    if sampling.mirror:
+        single = replace(sampling, mirror=False)
+        return (answer(networks, question, single) + answer(networks, mirrored(networks, question), single).flip(-1)) / 2
     schedule = ddim_schedule(networks.config.scheduler, sampling.steps)
     parts = [
         predict(networks, question.latent.expand(len(chunk), -1, -1, -1), chunk, schedule, sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .geometry import Geometry
@@ -12,10 +13,12 @@ from .tiles import TilePlan, cut_tile
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """The DIGSEG_IMAGE type. latents: E(x) before scaling [F,4,h,w], F = frames x tiles. image: the photo [B,H,W,3] in [0,1].
+    """The DIGSEG_IMAGE type. latents: E(x) before scaling [F,4,h,w], F = frames x tiles x views. image: the photo
+    [B,H,W,3] in [0,1].
 
     geometry: how each frame (or tile) was fitted. tile_plan: None when the image was taken whole. probe: [2,4] mean
-    latents of a black and of a white picture, which turn a mask latent into a cheap preview.
+    latents of a black and of a white picture, which turn a mask latent into a cheap preview. mirrored: every second view is
+    the frame (or tile) with left and right swapped.
     """
 
     latents: Tensor
@@ -23,13 +26,29 @@ class EncodedImage:
     geometry: Geometry
     tile_plan: TilePlan | None
     probe: Tensor
+    mirrored: bool = False
+
+    @property
+    def views(self) -> int:
+        """Latents per frame (or tile)."""
+        return 2 if self.mirrored else 1
 
     def frame(self, index: int) -> Tensor:
-        """The photo (or tile) behind latents[index]: [h,w,3] in [0,1]."""
+        """The photo (or tile) behind latents[index], never mirrored: [h,w,3] in [0,1]."""
+        index //= self.views
         if self.tile_plan is None:
             return self.image[index]
         batch, tile = divmod(index, len(self.tile_plan.corners))
         return cut_tile(self.image[batch], self.tile_plan, tile)
+
+    def is_mirrored(self, index: int) -> bool:
+        """Whether latents[index] shows the frame (or tile) with left and right swapped."""
+        return index % self.views == 1
+
+    def turn_back(self, soft: Tensor) -> Tensor:
+        """Masks of every view [F,K,H,W] → [V,F/V,K,H,W], all the same way round as the photo."""
+        views = soft.unflatten(0, (-1, self.views)).movedim(1, 0)  # [V,F/V,K,H,W]
+        return torch.stack([view.flip(-1) if number else view for number, view in enumerate(views)])
 
 
 @dataclass(frozen=True)

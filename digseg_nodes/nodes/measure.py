@@ -103,7 +103,7 @@ class DiGSegUncertainty(io.ComfyNode):
             inputs=[
                 types.DigsegMasks.Input(
                     "masks",
-                    tooltip="Masks made with uncertainty on and an ensemble of 2 or more; others "
+                    tooltip="Masks made with uncertainty on and an ensemble of 2 or more, or mirror; others "
                     "give the estimate from the soft mask.",
                 ),
                 io.String.Input("name", default="", tooltip="Which prompt's mask. Empty: the most uncertain at every pixel."),

@@ -34,6 +34,7 @@ class DiGSegSegment(io.ComfyNode):
                 types.resolution_input(),
                 types.tile_input(),
                 types.uncertainty_input(),
+                types.mirror_input(),
             ],
             outputs=[
                 types.DigsegMasks.Output(display_name="masks", tooltip="Soft masks of all prompts, kept apart."),
@@ -44,11 +45,11 @@ class DiGSegSegment(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, vae, image, text, seed, steps, ensemble, threshold, resolution, tile, uncertainty
+        cls, model, clip, vae, image, text, seed, steps, ensemble, threshold, resolution, tile, uncertainty, mirror=False
     ) -> io.NodeOutput:
         settings = segmentation.SamplerSettings(seed, steps, ensemble)
         found, overlay = segmentation.segment(
-            model, clip, vae, image, parse_prompts(text), settings, resolution, tile, uncertainty, threshold
+            model, clip, vae, image, parse_prompts(text), settings, resolution, tile, uncertainty, threshold, mirror
         )
         united = masks.harden(masks.union(found.soft), threshold or found.threshold)
         return io.NodeOutput(found, united, overlay, ui=ui.PreviewImage(overlay, cls=cls))

@@ -60,14 +60,15 @@ class DiGSegEncodeImage(io.ComfyNode):
                     tooltip="Optional: the MODEL, read only for its training resolution when resolution is 0. "
                     "Without it, 0 means the VAE's checkpoint's resolution, or 512.",
                 ),
+                types.mirror_input(),
             ],
             outputs=[types.DigsegImage.Output(display_name="image", tooltip="Latents, and the way back to the photo's pixels.")],
         )
 
     @classmethod
-    def execute(cls, vae, image, resolution, tile, model=None) -> io.NodeOutput:
+    def execute(cls, vae, image, resolution, tile, model=None, mirror=False) -> io.NodeOutput:
         resolution = resolution or segmentation.default_resolution(model, vae)
-        return io.NodeOutput(segmentation.encode_image(vae, image, resolution, tile))
+        return io.NodeOutput(segmentation.encode_image(vae, image, resolution, tile, mirror))
 
 
 class DiGSegSampler(io.ComfyNode):

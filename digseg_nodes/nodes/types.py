@@ -104,8 +104,19 @@ def uncertainty_input():
     return io.Boolean.Input(
         "uncertainty",
         default=False,
-        tooltip="Also decode every ensemble member, for DiGSeg Uncertainty. Needs an ensemble of 2 or more; takes one "
-        "more VAE decode per member.",
+        tooltip="Also decode every ensemble member, for DiGSeg Uncertainty. Needs an ensemble of 2 or more, or mirror; takes "
+        "one more VAE decode per member.",
+    )
+
+
+def mirror_input():
+    """Whether to ask about the mirrored photo too."""
+    return io.Boolean.Input(
+        "mirror",
+        default=False,
+        optional=True,
+        tooltip="Also segment the photo with left and right swapped, and average both masks: a little more exact, steadier, "
+        "for twice the work. Leave it off when left and right matter, as in: left hand.",
     )
 
 

@@ -48,6 +48,7 @@ class Steps:
             "resolution": 0,
             "tile": 0,
             "threshold": 0.0,
+            "mirror": False,
             **settings,
         }
         model, clip, vae = ([LOADER, i] for i in range(3))
@@ -59,7 +60,7 @@ class Steps:
             SEGMENT: node("DiGSegSegment", model=model, clip=clip, vae=vae, image=[PHOTO, 0], text=text, **values),
             PICK: node("DiGSegPickMask", masks=[SEGMENT, 0], **pick),
             PROMPTS: node("DiGSegPrompts", clip=clip, text=text, preset="none"),
-            ENCODE: node("DiGSegEncodeImage", vae=vae, image=[PHOTO, 0], model=model, **only("resolution", "tile")),
+            ENCODE: node("DiGSegEncodeImage", vae=vae, image=[PHOTO, 0], model=model, **only("resolution", "tile", "mirror")),
             SAMPLE: node(
                 "DiGSegSampler",
                 model=model,
@@ -120,7 +121,17 @@ def upload(client: Client, path, height: int, width: int, seed: int = 0) -> str:
     return client.upload(path)
 
 
-@pytest.mark.parametrize("settings", [{}, {"ensemble": 2, "uncertainty": True}, {"tile": 32}, {"resolution": 96}])
+SETTINGS = [
+    {},
+    {"ensemble": 2, "uncertainty": True},
+    {"tile": 32},
+    {"resolution": 96},
+    {"mirror": True, "uncertainty": True},
+    {"mirror": True, "tile": 32, "ensemble": 2, "uncertainty": True},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_steps_and_all_in_one_are_bit_identical(client, checkpoint, photo, settings):
     graph = Steps(checkpoint, photo, **settings)
     graph.prompt["20"] = node("DiGSegCompareMasks", prediction=[PICK, 0], truth=[PICK_STEPS, 0], threshold=0.5, tolerance=1)
@@ -209,6 +220,21 @@ def test_one_tile_is_the_whole_image(client, checkpoint, tmp_path):
     whole = shown(client, client.run(Steps(checkpoint, photo, "a", resolution=128).one_only), PICK)
     single = shown(client, client.run(Steps(checkpoint, photo, "a", resolution=128, tile=128).one_only), PICK)
     assert whole.std() > 0 and np.abs(whole.astype(int) - single).max() <= 1
+
+
+@pytest.mark.parametrize("tile", [0, 32])
+def test_mirror_averages_the_photo_and_its_mirror_image(client, checkpoint, tmp_path, tile):
+    photo = upload(client, tmp_path / "ways.png", 48, 64)
+    Image.open(tmp_path / "ways.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "other way.png")
+    turned = client.upload(tmp_path / "other way.png")
+
+    def mask(name: str, mirror: bool) -> np.ndarray:
+        return shown(client, client.run(Steps(checkpoint, name, "a", tile=tile, mirror=mirror).one_only), PICK).astype(int)
+
+    plain, other, both = mask(photo, False), mask(turned, False)[..., ::-1], mask(photo, True)
+    assert np.abs(plain - other).max() > 2, "the two views agree: nothing is tested"
+    assert np.abs(both - (plain + other) / 2).max() <= 1
+    assert np.abs(mask(turned, True)[..., ::-1] - both).max() <= 1
 
 
 @pytest.mark.parametrize("scheduler", [None, "simple"])

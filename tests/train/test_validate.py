@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from train.data.base import Query, Sample
+from train.data.config import DemoConfig
+from train.data.demo import DemoSource
 from train.model import Networks, encode_pixels, load_networks
 from train.validate import Sampling, answer, ask, encode_image, score_question
 
@@ -68,6 +70,16 @@ def test_read_as_black_and_white_a_painted_photo_is_wrong():
     networks.config = replace(networks.config, mask_target="binary")
     (result,) = score_question(question, answer(networks, question, Sampling(steps=1, initial="zero")), 0.5)
     assert result.record.iou < 0.5
+
+
+def test_mirror_is_the_mean_of_both_ways_round():
+    networks, sample = load_networks(DEMO), DemoSource(DemoConfig(type="demo", split="test", scenes=1)).sample(0)
+    turned = replace(sample, image=np.ascontiguousarray(sample.image[:, ::-1]))
+    sampling = Sampling(steps=1, initial="zero")
+    plain, other = (answer(networks, ask(networks, one, 128), sampling) for one in (sample, turned))
+    both = answer(networks, ask(networks, sample, 128), replace(sampling, mirror=True))
+    assert (plain - other.flip(-1)).abs().max() > 0.1
+    assert torch.allclose(both, (plain + other.flip(-1)) / 2, atol=1e-5)
 
 
 def test_an_image_is_encoded_as_training_encodes_it():
