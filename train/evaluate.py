@@ -27,10 +27,11 @@ EXTREMES = 12
 
 @dataclass
 class Run:
-    """One (steps, ensemble) of an evaluation: its records so far, its extreme results, the seconds it took."""
+    """One (steps, ensemble, mirror) of an evaluation: its records so far, its extreme results, the seconds it took."""
 
     steps: int
     ensemble: int
+    mirror: bool = False
     records: list = field(default_factory=list)
     worst: list = field(default_factory=list)
     best: list = field(default_factory=list)
@@ -61,7 +62,8 @@ class Run:
         """Everything about this run as JSON values."""
         from train.scores import as_json, summarise, threshold_sweep
 
-        values = {"steps": self.steps, "ensemble": self.ensemble, "unet_calls": self.steps * self.ensemble}
+        calls = self.steps * self.ensemble * (2 if self.mirror else 1)
+        values = {"steps": self.steps, "ensemble": self.ensemble, "mirror": self.mirror, "unet_calls": calls}
         values |= {"seconds": round(self.seconds, 2), **summarise(self.records), "sweep": threshold_sweep(self.records)}
         if self.closed is not None:
             values["closed"] = self.closed.summary()
@@ -83,12 +85,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
         merge_lora(networks.unet, arguments.lora)
     networks.to(accelerator.device).eval()
     threshold = networks.config.threshold if arguments.threshold is None else arguments.threshold
-    runs = [Run(*pair) for pair in product(arguments.steps or [networks.config.default_steps], arguments.ensemble)]
+    steps = arguments.steps or [networks.config.default_steps]
+    runs = [Run(*pair, mirror=arguments.mirror) for pair in product(steps, arguments.ensemble)]
     score_runs(runs, networks, threshold, arguments, accelerator)
     if not accelerator.is_main_process:
         return
     report = {"checkpoint": arguments.checkpoint.name, "data": arguments.data.name, "split": arguments.split}
-    report |= {"images": len({record.image for record in runs[0].records}), "threshold": threshold, "mirror": arguments.mirror}
+    report |= {"images": len({record.image for record in runs[0].records}), "threshold": threshold}
     report["runs"] = [one.report(arguments.records) for one in runs]
     arguments.report.parent.mkdir(parents=True, exist_ok=True)
     arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -121,7 +124,7 @@ def score_runs(runs: list[Run], networks, threshold: float, arguments: argparse.
     stream = questions(sources, networks, resolution, arguments.images, shard)
     for question in tqdm(stream, total=-(-total // shard[1]), desc="images", disable=not accelerator.is_main_process):
         for one in runs:
-            sampling = Sampling(one.steps, one.ensemble, initial, arguments.seed, arguments.batch_size, arguments.mirror)
+            sampling = Sampling(one.steps, one.ensemble, initial, arguments.seed, arguments.batch_size, one.mirror)
             started = time.perf_counter()
             soft = answer(networks, question, sampling)
             one.seconds += time.perf_counter() - started

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_report(data, tmp_path):
     checkpoint, report = tiny_base(tmp_path / "model.safetensors", in_channels=8), tmp_path / "report.json"
-    line = ["--checkpoint", checkpoint, "--data", data, "--report", report, "--steps", 1, 2, "--ensemble", 1, 2, "--cpu"]
+    line = ["--checkpoint", checkpoint, "--data", data, "--report", report, "--cpu", "--steps", 1, 2, "--ensemble", 1, 2]
     main([*map(str, line), "--records", "--closed"])
     values = json.loads(report.read_text(encoding="utf-8"))
     assert [(run["steps"], run["ensemble"]) for run in values["runs"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
@@ -32,6 +32,10 @@ def test_the_report(data, tmp_path):
     assert set(first["closed"]["classes"]) == {"box", "disc"}
     assert (tmp_path / "report-1x1-worst.png").is_file()
     assert "closed label set" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()
+    main([*map(str, line[:-6]), "--steps", "1", "--records", "--mirror"])
+    mirrored = json.loads(report.read_text(encoding="utf-8"))["runs"][0]
+    assert (first["unet_calls"], mirrored["unet_calls"]) == (1, 2)
+    assert first["records"] != mirrored["records"]
 
 
 @pytest.mark.timeout(900)  # two starts of the command, one of them in two processes

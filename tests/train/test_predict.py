@@ -22,6 +22,12 @@ def test_masks_palette_and_overlay_per_image(tmp_path):
     assert np.array_equal(ids > 0, (masks[0] > 0) | (masks[1] > 0))
     assert Image.open(out / "overlays/000.jpg").size == (64, 48)
 
+    line[line.index(str(out))] = str(tmp_path / "both ways")
+    main([*line, "--mirror"])
+    both = np.asarray(Image.open(tmp_path / "both ways/masks/red_box/000.png"))
+    assert both.shape == (48, 64) and not np.array_equal(both, masks[0])
+    line[line.index(str(tmp_path / "both ways"))] = str(out)
+
     (out / "overlays/001.jpg").unlink()
     before = (out / "overlays/000.jpg").stat().st_mtime_ns
     main(line)
