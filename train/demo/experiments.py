@@ -59,14 +59,12 @@ def demo_trial(options: Options, name: str, settings: dict, seed: int = 0, limit
 
 def pretrained(options: Options) -> list[Trial]:
     """The paper's thesis: the generative base against random weights, equal steps."""
-    trials = []
-    for objective, seeds in (("end_to_end", options.seeds), ("diffusion", options.seeds[:1])):
-        for seed in seeds:
-            for init in ("pretrained", "random"):
-                more = DIFFUSION_SETTINGS if objective == "diffusion" else {}
-                settings = {"objective": objective, "init": init, **more}
-                trials.append(demo_trial(options, f"{objective}-{init}", settings, seed))
-    return trials
+    return [
+        demo_trial(options, f"{settings['objective']}-{init}", {**settings, "init": init}, seed)
+        for settings in ({"objective": "end_to_end"}, DIFFUSION_SETTINGS)
+        for seed in options.seeds
+        for init in ("pretrained", "random")
+    ]
 
 
 DIFFUSION_SETTINGS = {"objective": "diffusion", "noise": {"strength": 0.9, "high_share": 0.5, "high_from": 900}}
