@@ -37,7 +37,7 @@ WIRE = """([name, image, text]) => {
 
 @pytest.fixture
 def placed(tab) -> list[str]:
-    """The blueprint alone on the canvas, added as people do: double click, its name, a click on it. Ids of the nodes that show."""
+    """The blueprint alone on the canvas, as people add it: double click, its name, a click on it. Ids of the nodes that show."""
     page = tab.page
     page.evaluate("graph => app.loadGraphData(graph)", EMPTY)
     page.mouse.dblclick(900, 600)
