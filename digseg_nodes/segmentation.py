@@ -243,7 +243,7 @@ def decode_masks(vae, latent: dict, uncertainty: bool = False, progress: Progres
 
 
 def _spread(vae, soft: Tensor, source: MaskSource, progress: Progress) -> Tensor | None:
-    """Standard deviation [B,K,H,W] over the masks of all members and views, None of a single one. soft: the mean's [V,B,K,H,W]."""
+    """Standard deviation [B,K,H,W] over the masks of all members and views, or None of one. soft: the mean's [V,B,K,H,W]."""
     every = soft if source.members is None else torch.cat([_decode(vae, m, source, progress) for m in source.members])
     return every.std(0, correction=0) if len(every) > 1 else None
 
