@@ -237,6 +237,22 @@ def test_mirror_averages_the_photo_and_its_mirror_image(client, checkpoint, tmp_
     assert np.abs(mask(turned, True)[..., ::-1] - both).max() <= 1
 
 
+STOCK = {"model": [LOADER, 0], "cfg": 1.0, "positive": ["61", 0], "negative": ["61", 0], "latent_image": ["61", 1]}
+
+
+def with_stock_nodes(steps: int, add_noise: bool = True) -> dict:
+    """Nodes that sample "red circle" with ComfyUI's Euler beside those of `Steps`; "66" picks the mask."""
+    return {
+        "60": node("CLIPTextEncode", clip=[LOADER, 1], text="red circle"),
+        "61": node("DiGSegConditioning", conditioning=["60", 0], image=[ENCODE, 0], name="red circle"),
+        "62": node("DiGSegSigmas", model=[LOADER, 0], steps=steps),
+        "63": node("KSamplerSelect", sampler_name="euler"),
+        "64": node("SamplerCustom", add_noise=add_noise, noise_seed=0, sampler=["63", 0], sigmas=["62", 0], **STOCK),
+        "65": node("DiGSegDecodeMasks", vae=[LOADER, 2], masks=["64", 0], uncertainty=False),
+        "66": node("DiGSegPickMask", masks=["65", 0], names="", mode="soft", threshold=0.0, invert=False),
+    }
+
+
 @pytest.mark.parametrize("scheduler", [None, "simple"])
 def test_stock_samplers_agree_with_ours(client, host, tmp_path, scheduler):
     """Without zero-terminal-SNR and at 10 steps (they divide 1000) Euler is DDIM, but for the last step to sigma 0."""
@@ -252,23 +268,28 @@ def test_stock_samplers_agree_with_ours(client, host, tmp_path, scheduler):
     )
     photo = upload(client, tmp_path / "stock.png", 64, 64)
     graph = Steps(name, photo, "red circle", steps=10, seed=0)
-    tied = {
-        "60": node("CLIPTextEncode", clip=[LOADER, 1], text="red circle"),
-        "61": node("DiGSegConditioning", conditioning=["60", 0], image=[ENCODE, 0], name="red circle"),
-        "62": node("DiGSegSigmas", model=[LOADER, 0], steps=10),
-        "63": node("KSamplerSelect", sampler_name="euler"),
-        "65": node("DiGSegDecodeMasks", vae=[LOADER, 2], masks=["64", 0], uncertainty=False),
-        "66": node("DiGSegPickMask", masks=["65", 0], names="", mode="soft", threshold=0.0, invert=False),
-    }
-    common = {"model": [LOADER, 0], "cfg": 1.0, "positive": ["61", 0], "negative": ["61", 0], "latent_image": ["61", 1]}
+    tied = with_stock_nodes(steps=10)
     if scheduler:
-        tied["64"] = node("KSampler", seed=0, steps=10, sampler_name="euler", scheduler=scheduler, denoise=1.0, **common)
-    else:
-        tied["64"] = node("SamplerCustom", add_noise=True, noise_seed=0, sampler=["63", 0], sigmas=["62", 0], **common)
+        tied["64"] = node("KSampler", seed=0, steps=10, sampler_name="euler", scheduler=scheduler, denoise=1.0, **STOCK)
     run = client.run(graph.steps_only | tied)
     ours, stock = shown(client, run, PICK_STEPS).astype(int), shown(client, run, "66").astype(int)
     assert ours.std() > 0
     assert np.abs(ours - stock).mean() < 4  # their last step ends at sigma 0, ours at the schedule's smallest sigma
+
+
+def test_stock_sampler_draws_both_views(client, checkpoint, tmp_path):
+    """From no noise, the mask of a mirrored photo is the mirrored mask; of one view alone it would not be."""
+    photo = upload(client, tmp_path / "stock ways.png", 48, 64)
+    Image.open(tmp_path / "stock ways.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "stock other.png")
+    turned = client.upload(tmp_path / "stock other.png")
+
+    def mask(name: str, mirror: bool) -> np.ndarray:
+        graph = Steps(checkpoint, name, mirror=mirror).without(SEGMENT, PICK, PROMPTS, SAMPLE, DECODE, PICK_STEPS, MAP)
+        return shown(client, client.run(graph | with_stock_nodes(steps=2, add_noise=False)), "66").astype(int)
+
+    assert np.abs(mask(photo, False) - mask(turned, False)[..., ::-1]).max() > 2, "the two views agree: nothing is tested"
+    both = mask(photo, True)
+    assert both.shape == (1, 48, 64) and np.abs(mask(turned, True)[..., ::-1] - both).max() <= 1
 
 
 def test_our_sampler_with_stock_sampler_and_sigmas(client, checkpoint, photo):
