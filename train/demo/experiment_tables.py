@@ -76,15 +76,23 @@ def demo_rows(results: Results, runs: dict[str, str]) -> list[list[object]]:
 DEMO_HEAD = ("run", "steps", "seeds", "seen mIoU", "held-out mIoU", "hard absent lit", "random absent lit")
 
 
+STARTS = {
+    "end_to_end-pretrained": "end-to-end, from the base",
+    "end_to_end-random": "end-to-end, random weights",
+    "diffusion-pretrained": "diffusion (4 steps), from the base",
+    "diffusion-random": "diffusion (4 steps), random weights",
+}
+
+
 def pretrained_table(results: Results) -> str:
     """The generative base against random weights."""
-    runs = {
-        "end_to_end-pretrained": "end-to-end, from the base",
-        "end_to_end-random": "end-to-end, random weights",
-        "diffusion-pretrained": "diffusion (4 steps), from the base",
-        "diffusion-random": "diffusion (4 steps), random weights",
-    }
-    return table(DEMO_HEAD, demo_rows(results, runs))
+    return table(DEMO_HEAD, demo_rows(results, STARTS))
+
+
+def longer_table(results: Results) -> str:
+    """The same and the specialist, five times as long."""
+    rows = demo_rows(results, {f"longer-{stem}": label for stem, label in STARTS.items()})
+    return table(DEMO_HEAD, rows + specialist_rows(results, "longer-specialist"))
 
 
 def noise_table(results: Results) -> str:
@@ -219,13 +227,18 @@ def objectives_table(results: Results) -> str:
 def specialist_table(results: Results) -> str:
     """The specialist beside the end-to-end runs of equal steps."""
     rows = demo_rows(results, {"end_to_end-pretrained": "DiGSeg, from the base", "end_to_end-random": "DiGSeg, random weights"})
-    found = [one["report"] for one in seeds_of(results, "specialist")]
-    if found:
-        scores = [spread([one["groups"][name]["miou"] for one in found]) for name in ("seen", "held_out")]
-        fired = [spread([one["groups"][f"absent_{kind}"]["fired"] for one in found]) for kind in ("hard", "random")]
-        label = f"specialist U-Net, {found[0]['parameters'] / 1e6:.1f} M weights"
-        rows.append([label, found[0]["steps"], len(found), *scores, *fired])
-    return table(DEMO_HEAD, rows)
+    return table(DEMO_HEAD, rows + specialist_rows(results, "specialist"))
+
+
+def specialist_rows(results: Results, stem: str) -> list[list[object]]:
+    """The row of a specialist's runs, none when there are none."""
+    found = [one["report"] for one in seeds_of(results, stem)]
+    if not found:
+        return []
+    scores = [spread([one["groups"][name]["miou"] for one in found]) for name in ("seen", "held_out")]
+    fired = [spread([one["groups"][f"absent_{kind}"]["fired"] for one in found]) for kind in ("hard", "random")]
+    label = f"specialist U-Net, {found[0]['parameters'] / 1e6:.1f} M weights"
+    return [[label, found[0]["steps"], len(found), *scores, *fired]]
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
@@ -240,6 +253,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "absent": absent_table,
     "target": target_table,
     "specialist": specialist_table,
+    "longer": longer_table,
 }
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if not __package__:
@@ -190,6 +190,11 @@ def specialist(options: Options) -> list[Probe]:
     return [Probe(f"specialist-seed{seed}", script, (*arguments, "--seed", seed), BASE) for seed in options.seeds]
 
 
+def longer(options: Options) -> list[Trial | Probe]:
+    """The paper's thesis and the specialist once more, five times as long."""
+    return [replace(one, name=f"longer-{one.name}") for one in (*pretrained(options), *specialist(options))]
+
+
 FAMILIES: dict[str, tuple[Callable[[Options], list], int, int]] = {
     "domain": (domain, 200, 20),
     "pretrained": (pretrained, 300, 12),
@@ -200,6 +205,7 @@ FAMILIES: dict[str, tuple[Callable[[Options], list], int, int]] = {
     "absent": (absent, 300, 12),
     "target": (target, 300, 12),
     "specialist": (specialist, 300, 12),
+    "longer": (longer, 1500, 40),
 }
 """The runs of a family, its steps and the test images they are scored on."""
 
