@@ -6,6 +6,7 @@ python train/convert.py SOURCE TARGET.safetensors --to unet    the U-Net alone
 python train/convert.py SOURCE TARGET.safetensors --to ldm     original names, for stock InstructPixToPix nodes (SD 1.5)
 python train/convert.py SOURCE FOLDER                   a diffusers folder
 python train/convert.py FILE FILE --set threshold=0.4 title="Road signs" scheduler.prediction_type=epsilon
+python train/convert.py RUN1 TARGET --average RUN2 RUN3        the mean of the U-Nets of several trainings from one start
 
 SOURCE is any of these, a Marigold-style folder, or a U-Net alone (say --mask-target). --dtype changes the precision;
 without it every tensor is copied bit for bit. --components BASE adds VAE and text encoder to a U-Net.
@@ -17,7 +18,9 @@ from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
 
+import torch
 import yaml
+from torch import Tensor
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -37,6 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--to", choices=WRITERS, help="layout of the target; by default from its name")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the target; by default as it is")
     parser.add_argument("--components", type=Path, help="checkpoint to take a missing VAE and text encoder from")
+    parser.add_argument("--average", type=Path, nargs="+", default=[], metavar="OTHER", help="average the U-Net with these")
     parser.add_argument("--mask-target", choices=("auto", "binary", "overlay"), default="auto")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="edit the configuration")
     return parser.parse_args(arguments)
@@ -90,20 +94,53 @@ def edited(config: CheckpointConfig, metadata: dict[str, str], edits: list[str])
     return config, metadata
 
 
-def read_components(checkpoint: Checkpoint, components: Path | None, dtype: str | None) -> tuple[Components, CheckpointConfig]:
-    """Tensors of every part, missing ones from `components`, floating-point ones in `dtype` if given."""
+def read_components(checkpoint: Checkpoint, arguments: argparse.Namespace) -> tuple[Components, CheckpointConfig]:
+    """Tensors of every part: the U-Net averaged, missing parts from --components, in --dtype, each as far as asked for."""
     parts, config = {c: checkpoint.state_dict(c) for c in checkpoint.components}, checkpoint.config
-    if components:
-        other = open_source(components)
+    if arguments.average:
+        parts["unet"] = averaged(checkpoint, arguments.average)
+    if arguments.components:
+        other = open_source(arguments.components)
         added = {c: other.state_dict(c) for c in other.components if c not in parts}
         parts |= added
         config = replace(config, **{c: getattr(other.config, c) for c in added})
-    if dtype:
-        parts = {
-            c: {k: v.to(DTYPES[dtype]) if v.is_floating_point() else v for k, v in tensors.items()}
-            for c, tensors in parts.items()
-        }
+    if arguments.dtype:
+        dtype = DTYPES[arguments.dtype]
+        parts = {c: {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()} for c, tensors in parts.items()}
     return parts, config
+
+
+def averaged(source: Checkpoint, others: list[Path]) -> dict[str, Tensor]:
+    """The mean of the U-Net weights of `source` and `others`, computed in fp32, in the precision of `source`.
+
+    A "model soup" (Wortsman et al. 2022): of trainings from one start, it is often better than each. Raises
+    CheckpointError for a model of another kind.
+    """
+    unets = [source.state_dict("unet")]
+    for path in others:
+        other = open_source(path)
+        unets.append(other.state_dict("unet"))
+        kinds = [kind(checkpoint.config, unet) for checkpoint, unet in ((source, unets[0]), (other, unets[-1]))]
+        different = [name for name, value in kinds[0].items() if value != kinds[1][name]]
+        if different:
+            raise CheckpointError(
+                f"{path} cannot be averaged with the source: another {', '.join(different)}. Only U-Nets of one shape, trained "
+                "from one start for one objective, have a mean that is a model."
+            )
+    return {
+        name: torch.stack([unet[name].float() for unet in unets]).mean(0).to(tensor.dtype) for name, tensor in unets[0].items()
+    }
+
+
+def kind(config: CheckpointConfig, unet: dict[str, Tensor]) -> dict[str, object]:
+    """What two U-Nets must have in common to be averaged."""
+    return {
+        "U-Net architecture": {name: tensor.shape for name, tensor in unet.items()},
+        "number of attention heads": config.unet.get("attention_head_dim"),
+        "mask target": config.mask_target,
+        "prediction type": config.prediction_type,
+        "initial noise": config.initial_noise,
+    }
 
 
 def convert(arguments: argparse.Namespace) -> None:
@@ -118,7 +155,7 @@ def convert(arguments: argparse.Namespace) -> None:
             f"{arguments.target} does not fit --to {layout}: a diffusers folder has no suffix, the "
             "other layouts are one .safetensors file."
         )
-    parts, config = read_components(source, arguments.components, arguments.dtype)
+    parts, config = read_components(source, arguments)
     kept = {k: v for k, v in source.metadata.items() if k.startswith("modelspec.")}
     config, metadata = edited(config, kept, arguments.set)
     WRITERS[layout](arguments.target, parts, config, metadata)

@@ -74,6 +74,42 @@ def test_unet_alone_and_completed_again(tmp_path, source):
     assert same(load_file(tmp_path / "full.safetensors"), load_file(source))
 
 
+def test_the_average_is_the_mean_of_the_unets_alone(tmp_path, source):
+    config, tensors = contents(source)
+    for name, factor in (("double", 2.0), ("nothing", 0.0)):
+        changed = {k: v * factor if k.startswith("unet.") else v + 1 for k, v in load_file(source).items()}
+        save_file(changed, tmp_path / f"{name}.safetensors", open_checkpoint(source).metadata)
+    run(source, tmp_path / "mean.safetensors", "--average", tmp_path / "double.safetensors", tmp_path / "nothing.safetensors")
+    mean_config, mean = contents(tmp_path / "mean.safetensors")
+    assert mean_config == config and same(mean["vae"], tensors["vae"]) and same(mean["text_encoder"], tensors["text_encoder"])
+    assert mean["unet"].keys() == tensors["unet"].keys()
+    for name, tensor in tensors["unet"].items():
+        assert mean["unet"][name].dtype == tensor.dtype
+        assert torch.allclose(mean["unet"][name].float(), tensor.float(), atol=1e-6, rtol=1e-3), name
+    run(source, tmp_path / "half.safetensors", "--average", tmp_path / "nothing.safetensors")
+    weight = contents(tmp_path / "half.safetensors")[1]["unet"]["conv_in.weight"]
+    assert torch.allclose(weight, tensors["unet"]["conv_in.weight"] / 2)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [("mask_target=binary", "another mask target"), ("scheduler.prediction_type=epsilon", "another prediction type")],
+)
+def test_models_of_another_kind_are_not_averaged(tmp_path, source, edit, message):
+    run(source, tmp_path / "other.safetensors", "--set", edit)
+    with pytest.raises(CheckpointError, match=message):
+        run(source, tmp_path / "mean.safetensors", "--average", tmp_path / "other.safetensors")
+    assert not (tmp_path / "mean.safetensors").exists()
+
+
+def test_a_unet_of_another_shape_is_not_averaged(tmp_path, source):
+    other = tmp_path / "other.safetensors"
+    deeper = make_unet("one_head_count", layers_per_block=2)
+    write_checkpoint(other, deeper, make_vae(), make_text(), SCHEDULERS["v_zero_snr"], mask_target="overlay")
+    with pytest.raises(CheckpointError, match="another U-Net architecture"):
+        run(source, tmp_path / "mean.safetensors", "--average", other)
+
+
 def test_short_text_encoder_names_survive_ldm(tmp_path, source):
     """Newer transformers omit `text_model.`, the original files have it."""
     tensors = {k.replace("text_encoder.text_model.", "text_encoder."): v for k, v in load_file(source).items()}
