@@ -35,6 +35,11 @@ def stage_points(path: Path, value: str) -> Points:
     return [(int(match[1]), float(match[2])) for match in found if match]
 
 
+def legs(logs: Path, name: str) -> list[Path]:
+    """The logs NAME-1.jsonl, NAME-2.jsonl, ... in this order."""
+    return sorted(logs.glob(f"{name}-*.jsonl"), key=lambda path: int(path.stem.rpartition("-")[2]))
+
+
 def run_points(paths: list[Path]) -> tuple[Points, Points, list[int]]:
     """Losses and seen-pair mIoU of a run's legs one after the other, and the steps where a leg began."""
     losses: Points = []
@@ -60,7 +65,7 @@ def draw(logs: Path, out: Path) -> None:
         axis.plot(steps, values, color="#2563eb")
         axis.set(title=title, xlabel="steps", ylabel=label)
     for axis, (name, title) in zip(axes[len(STAGES) :], RUNS.items(), strict=True):
-        draw_run(axis, title, *run_points(sorted(logs.glob(f"{name}-*.jsonl"))))
+        draw_run(axis, title, *run_points(legs(logs, name)))
     for axis in axes:
         axis.grid(alpha=0.3)
     out.parent.mkdir(parents=True, exist_ok=True)
