@@ -100,10 +100,12 @@ class Trainer:
         config, networks, processes = self.config, self.networks, self.accelerator
         with processes.main_process_first():
             sources = open_split(config.data, "train")
+            validation = open_split(config.data, "validation") if config.data.validation else []  # wrong paths show now
             texts = TextCache(config.cache, networks.text_encoder)
             samples = self._samples()
             table = build_table([(self._augmented(source), share) for source, share in sources], samples, texts)
         self.class_names = list(dict.fromkeys(name for source, _ in sources for name in source.class_names))
+        self.validation_sources = [source for source, _ in validation]
         settings = config.sampling
         sampler = Sampler(table, config.seed, settings.absent, settings.hard_absent, settings.balance)
         processes.print(f"{len(table)} prompts over {len(set(table.image.tolist()))} images, {len(table.class_names)} classes")
@@ -301,9 +303,10 @@ class Trainer:
         """Records of all processes, and this process's first results as pictures."""
         networks, config, accelerator = self.networks, self.config, self.accelerator
         if self.questions is None:
-            sources = [source for source, _ in open_split(config.data, "validation")]
             shard = (accelerator.process_index, accelerator.num_processes)
-            self.questions = list(questions(sources, networks, config.resolution, config.validation.images, shard))
+            self.questions = list(
+                questions(self.validation_sources, networks, config.resolution, config.validation.images, shard)
+            )
         networks.unet.eval()
         results = []
         for question in self.questions:
@@ -401,6 +404,16 @@ def check_lora_base(config: TrainConfig) -> None:
         raise CheckpointError(
             f"{config.base} is a text-to-image base; `lora:` adapts a DiGSeg checkpoint. Fine-tune the base without "
             "`lora:` first, or name a DiGSeg checkpoint as `base:`."
+        )
+    if base.mask_target != config.target:
+        raise CheckpointError(
+            f"{config.base} draws its masks as {base.mask_target} and the run asks for {config.target}; a LoRA cannot change "
+            f"that. Set `target: {base.mask_target}`."
+        )
+    if config.prediction_type not in (None, base.prediction_type):
+        raise CheckpointError(
+            f"{config.base} predicts {base.prediction_type} and the run asks for {config.prediction_type}; a LoRA cannot change "
+            "that. Leave `prediction_type` out."
         )
     wanted = {"initial_noise": config.initial_noise}
     found = {"initial_noise": base.initial_noise}

@@ -45,6 +45,32 @@ def test_unknown_pixels_are_no_part_of_a_mask(root):
     assert not sample.queries[0].mask[:10].any()
 
 
+def test_a_mask_of_zeros_and_ones_is_not_taken_for_an_empty_one(root):
+    path = root / "masks" / "box" / "000.png"
+    Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
+    with pytest.raises(DataError, match="has no grey level above 1, so nothing"):
+        source(root).sample(0)
+    assert source(root, ignore=1).sample(0).queries  # where 1 says unknown, nothing is wrong
+
+
+def test_a_photo_of_16_bit_keeps_its_grey_levels(root):
+    (photo,) = (root / "images").glob("000.*")
+    ramp = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    photo.unlink()
+    Image.fromarray(ramp).save(root / "images/000.png")
+    image = source(root).sample(0).image
+    assert image.shape == (48, 64, 3) and image.dtype == np.uint8
+    assert abs(image[..., 0].astype(int) - ramp / 257).max() <= 1
+
+
+def test_a_photo_of_floating_point_numbers_is_refused(root):
+    (photo,) = (root / "images").glob("000.*")
+    photo.unlink()
+    Image.fromarray(np.zeros((48, 64), np.float32)).save(root / "images/000.tif")
+    with pytest.raises(DataError, match="floating-point"):
+        source(root).sample(0)
+
+
 def test_identity_follows_the_content(root):
     before = source(root).identity(1)
     assert before == source(root).identity(1)

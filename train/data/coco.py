@@ -58,7 +58,7 @@ class CocoSource(Source):
         """Class masks and crowd regions from polygons and run lengths."""
         masks, crowd = {}, np.zeros(image.shape[:2], bool)
         for annotation in self.coco.imgToAnns[self.images[index]]:
-            mask = self.coco.annToMask(annotation).astype(bool)
+            mask = self._mask(annotation)
             check_size(mask, self.config.annotations, image, self._file(index))
             if annotation.get("iscrowd"):
                 crowd |= mask
@@ -66,6 +66,17 @@ class CocoSource(Source):
                 name = self._names[annotation["category_id"]]
                 masks[name] = masks.get(name, False) | mask
         return masks, crowd
+
+    def _mask(self, annotation: dict) -> np.ndarray:
+        """[H,W] bool of one annotation."""
+        try:
+            return self.coco.annToMask(annotation).astype(bool)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.config.annotations}: annotation {annotation['id']} of image {annotation.get('image_id')} has no outline "
+                f"that can be read ({error!r}); expected `segmentation` as polygons of at least three points or run lengths. "
+                "Boxes alone hold no mask: take them out, or export with outlines."
+            ) from error
 
     def _panoptic_file(self, index: int) -> Path:
         return self.config.panoptic / self.coco.imgToAnns[self.images[index]][0]["file_name"]

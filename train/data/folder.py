@@ -6,7 +6,7 @@ import numpy as np
 
 from train.data.base import DataError, Sample, Source
 from train.data.config import FolderConfig
-from train.data.labelled import Wording, check_size, file_digest, read_image, settings_digest
+from train.data.labelled import Wording, check_size, file_digest, read_image, read_mask, settings_digest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -76,7 +76,7 @@ class FolderSource(Source):
         path = self._mask_file(name, index)
         if not path.is_file():
             return None
-        mask = read_image(path, "L")
+        mask = read_mask(path, self.config.ignore)
         check_size(mask, path, image, self.files[index])
         return mask
 

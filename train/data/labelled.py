@@ -10,14 +10,41 @@ from PIL import Image, UnidentifiedImageError
 from train.data.base import DataError, Query
 from train.data.config import LabelledConfig
 
+FAINT = 16
+"""Masks whose brightest pixel is below this were not meant as black and white."""
+
 
 def read_image(path: Path, mode: str | None) -> np.ndarray:
     """An image file as an array: [H,W,3] uint8 for mode "RGB", [H,W] for "L"; None keeps the stored values (indices)."""
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert(mode) if mode else image)
-    except (UnidentifiedImageError, OSError) as error:
+            return np.asarray((_eight_bit(image, path) if mode == "RGB" else image).convert(mode) if mode else image)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}). Replace or remove the file.") from error
+
+
+def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+    """A photo of 16-bit grey levels scaled to 8 bit, where Pillow would clip at 255; others as they are."""
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return Image.fromarray((np.clip(np.asarray(image).astype(np.int64), 0, 65535) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise DataError(f"{path} holds floating-point grey levels, whose range nobody can know. Save it with 8 or 16 bit.")
+    return image
+
+
+def read_mask(path: Path, ignore: int | None = None) -> np.ndarray:
+    """A black-and-white mask as [H,W] uint8; raises DataError for one that counts classes or says 1 for white.
+
+    ignore: the grey level of unknown pixels, which says nothing about the others.
+    """
+    mask = read_image(path, "L")
+    brightest = mask[mask != ignore].max(initial=0)
+    if 0 < brightest < FAINT:
+        raise DataError(
+            f"{path} has no grey level above {brightest}, so nothing in it counts as selected (128 and more do); expected 0 "
+            "and 255. Scale its values up, or read the files as class numbers (`type: index`)."
+        )
+    return mask
 
 
 def read_matlab(path: Path, variable: str | None) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from train.data.base import DataError, Sample, Source
 from train.data.config import BinaryConfig, ColourConfig, IndexConfig, PairedConfig
-from train.data.labelled import Wording, check_size, file_digest, read_image, read_matlab, settings_digest
+from train.data.labelled import Wording, check_size, file_digest, read_image, read_mask, read_matlab, settings_digest
 
 Labels = tuple[dict[str, np.ndarray], np.ndarray | None]
 """Class masks and unlabelled pixels, bool [H,W] each; None when every pixel is labelled."""
@@ -122,4 +122,4 @@ class BinarySource(PairedSource):
         return [self.config.name]
 
     def labels(self, path: Path) -> Labels:
-        return {self.config.name: read_image(path, "L") >= 128}, None
+        return {self.config.name: read_mask(path) >= 128}, None
