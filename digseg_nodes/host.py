@@ -101,7 +101,8 @@ def open_named(name: str, in_channels: int = 8, mask_target: str = "auto") -> Ch
 def fingerprint(name: str) -> float | str:
     """Changes when the checkpoint of that name changes on disk, so that a retrained file is loaded again."""
     try:
-        return checkpoint_path(name).stat().st_mtime
+        path = checkpoint_path(name)
+        return max(file.stat().st_mtime for file in (path, *path.rglob("*")))
     except CheckpointError as error:
         return str(error)
 

@@ -162,7 +162,13 @@ def sample_masks(
 
 
 def empty_mask(image: EncodedImage, name: str, model=None) -> dict:
-    """A LATENT for a stock sampler to fill with one mask a frame: zeros [F,4,h,w]. model: read for how it draws masks."""
+    """A LATENT for a stock sampler to fill with one mask a frame: zeros [F,4,h,w]. model: read for how it draws masks.
+
+    White space in the name counts as in DiGSeg Text Prompts: ValueError for nothing but that.
+    """
+    name = " ".join(name.split())
+    if not name:
+        raise ValueError("The mask has no name; write what it is called in `name`, so that it can be picked later.")
     config = host.config_of(model) if model is not None else None
     drawn = (config.threshold, config.mask_target) if config else ()
     return {"samples": torch.zeros_like(image.latents), "digseg": MaskSource(image, (name,), *drawn)}
@@ -236,6 +242,12 @@ def decode_masks(vae, latent: dict, uncertainty: bool = False, progress: Progres
     frames, count = len(source.image.latents), len(source.names)
     if len(latent["samples"]) != frames * count:
         raise ValueError(f"The LATENT holds {len(latent['samples'])} masks; {frames} frames x {count} prompts were expected.")
+    made, given = tuple(source.image.latents.shape[-2:]), tuple(latent["samples"].shape[-2:])
+    if made != given:
+        raise ValueError(
+            f"The LATENT is {given} (height, width) and the photo was encoded as {made}: it was resized or cropped on the way. "
+            "Decode it as it left the sampler, and resize the masks."
+        )
     progress = progress or Progress(decode_count(latent, uncertainty))
     soft = _decode(vae, latent["samples"], source, progress)  # [V,B,K,H,W]
     spread = _spread(vae, soft, source, progress) if uncertainty else None

@@ -64,8 +64,10 @@ def parse_thresholds(text: str, names: Sequence[str], default: float) -> list[fl
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        name, _, value = line.strip().rpartition(":")
+        name, colon, value = line.strip().rpartition(":")
         name = " ".join(name.split())
+        if not colon:
+            raise ValueError(f"Line {number} ({line.strip()!r}): there is no colon; write e.g. {names[0]}: 0.4.")
         if name not in limits:
             raise ValueError(f"Line {number} ({line.strip()!r}): there is no class {name!r}; there are: {', '.join(names)}.")
         try:

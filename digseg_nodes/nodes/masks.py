@@ -47,8 +47,9 @@ class DiGSegPickMask(io.ComfyNode):
     @classmethod
     def execute(cls, masks, names, mode, threshold, invert) -> io.NodeOutput:
         mask = pick(masks, names, mode, threshold)
-        mask = 1.0 - mask if invert else mask
         hard = mask if mode == "hard" else mask_ops.harden(mask, threshold or masks.threshold)
+        if invert:
+            mask, hard = 1.0 - mask, 1.0 - hard
         return io.NodeOutput(mask, float(hard.mean()), ui=ui.PreviewMask(mask, cls=cls))
 
 

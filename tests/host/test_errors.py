@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from workflows.api import GraphError, RunError
 
-from .conftest import LOADER, PICK, SEGMENT, Graph
+from .conftest import LOADER, PHOTO, PICK, SEGMENT, Graph, node
 
 
 @pytest.fixture
@@ -49,3 +49,17 @@ def test_file_that_is_no_checkpoint(client, graph, host):
 def test_values_out_of_range_are_refused_before_anything_runs(client, graph):
     with pytest.raises(GraphError, match="ensemble"):
         client.run(graph.change(SEGMENT, ensemble=0).prompt)
+
+
+def test_a_resized_latent_is_refused(client, graph):
+    """Decoded, its masks would be a part of the picture stretched over the photo."""
+    prompt = dict(graph.prompt)
+    text = prompt[SEGMENT]["inputs"]["text"]
+    prompt["20"] = node("DiGSegPrompts", clip=[LOADER, 1], text=text, preset="none")
+    prompt["21"] = node("DiGSegEncodeImage", vae=[LOADER, 2], image=[PHOTO, 0], resolution=0, tile=0, mirror=False)
+    prompt["22"] = node("DiGSegSampler", model=[LOADER, 0], prompts=["20", 0], image=["21", 0], seed=0, steps=1, ensemble=1)
+    prompt["23"] = node("LatentUpscaleBy", samples=["22", 0], upscale_method="bilinear", scale_by=2.0)
+    prompt["24"] = node("DiGSegDecodeMasks", vae=[LOADER, 2], masks=["23", 0], uncertainty=False)
+    prompt[PICK] = node("DiGSegPickMask", masks=["24", 0], names="", mode="hard", threshold=0.0, invert=False)
+    with pytest.raises(RunError, match="resized or cropped on the way"):
+        client.run(prompt)

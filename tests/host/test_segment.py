@@ -91,3 +91,12 @@ def test_free_empties_the_cache_and_the_mask_comes_back_the_same(client, scene, 
     again = client.run(graph.prompt)
     assert {LOADER, SEGMENT} <= set(again.executed)
     assert np.array_equal(before, masks_of(client, again))
+
+
+def test_the_coverage_of_an_inverted_mask_is_the_same_soft_and_hard(client, scene, present):
+    """Inverting changes what is selected, not where the threshold lies."""
+    graph = Graph(scene.image, present[0])
+    found = [
+        coverage_of(client.run(graph.change(PICK, mode=mode, threshold=0.2, invert=True).prompt)) for mode in ("soft", "hard")
+    ]
+    assert found[0] == found[1] and 0 < found[0] < 1

@@ -56,9 +56,14 @@ def test_thresholds():
         ("a: much", "write a number"),
         ("a: 1.5", "not between 0 and 1"),
         ("a: nan", "not between 0 and 1"),
-        ("a", "no class ''"),
+        ("a", "there is no colon"),
     ],
 )
 def test_wrong_thresholds_name_the_line(text, message):
     with pytest.raises(ValueError, match=f"Line 1 .*{message}"):
         parse_thresholds(text, ("a", "b"), 0.5)
+
+
+def test_a_threshold_without_a_colon_is_told_how_to_be_written():
+    with pytest.raises(ValueError, match=r"Line 1 \('person 0.4'\): there is no colon; write e.g. person: 0.4"):
+        parse_thresholds("person 0.4", ["person", "car"], 0.5)
