@@ -183,20 +183,29 @@ def moments(weight: nn.Parameter, kind: str) -> int:
 
 
 def _step(config: TrainConfig, networks: Empty, loss, ledger: Ledger) -> tuple[int, float]:
-    """Peak bytes and operations of one optimizer step's forward and backward passes."""
-    precision = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
-    passes = min(config.gradient_accumulation, 2)  # from the second on, gradients are there already
+    """Peak bytes and operations of one optimizer step's forward and backward passes.
+
+    Counted one after the other: the counter of operations leaves tensors in reference cycles, where they live on until
+    Python's collector happens to run.
+    """
     ledger.peak = ledger.live
-    with ledger, FlopCounterMode(display=False) as counter:
-        for _ in range(passes):
-            batch = _empty_batch(config, networks)
-            with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
-                value = loss(networks.unet, batch)
-            value.backward()
-            del value, batch
+    with ledger:
+        for _ in range(min(config.gradient_accumulation, 2)):  # from the second on, gradients are there already
+            _forward_and_backward(config, networks, loss)
+    peak = ledger.peak
+    with FlopCounterMode(display=False) as counter:
+        _forward_and_backward(config, networks, loss)
     for weight in networks.unet.parameters():
         weight.grad = None
-    return ledger.peak, counter.get_total_flops() / passes * config.gradient_accumulation
+    return peak, counter.get_total_flops() * config.gradient_accumulation
+
+
+def _forward_and_backward(config: TrainConfig, networks: Empty, loss) -> None:
+    """One batch without content through the loss and back."""
+    precision = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
+    with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+        value = loss(networks.unet, _empty_batch(config, networks))
+    value.backward()
 
 
 def _empty_batch(config: TrainConfig, networks: Empty) -> Batch:

@@ -1,5 +1,7 @@
 """The memory estimate: what is kept is exact, what a step adds reacts to the options, and it is said before the first step."""
 
+import gc
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -50,7 +52,7 @@ def test_what_is_kept_is_exact(config_file, need, kind):
 def test_every_option_moves_the_estimate_the_right_way(need):
     plain = need("batch_size=16")
     assert need("batch_size=32").step > 1.5 * plain.step
-    assert need("batch_size=16", "gradient_checkpointing=true").step < 0.8 * plain.step
+    assert need("batch_size=16", "gradient_checkpointing=true").step < 0.6 * plain.step
     assert need("batch_size=16", "mixed_precision=bf16").step < 0.8 * plain.step
     assert need("batch_size=16", "mixed_precision=fp16").step < 0.8 * plain.step
     assert need("batch_size=16", "ema=0").averages == 0
@@ -63,6 +65,17 @@ def test_every_option_moves_the_estimate_the_right_way(need):
     pixel = need("objective=end_to_end", "end_to_end.loss=pixel")
     assert pixel.step > need("objective=end_to_end").step
     assert need("gradient_accumulation=2").flops == 2 * need().flops
+
+
+def test_the_estimate_does_not_depend_on_when_python_collects_garbage(need):
+    options = ("batch_size=16", "gradient_checkpointing=true")
+    found = need(*options)
+    gc.collect()
+    gc.disable()
+    try:
+        assert need(*options) == found
+    finally:
+        gc.enable()
 
 
 def test_it_is_said_before_the_first_step(config_file, capsys, monkeypatch):
