@@ -2,7 +2,8 @@
 
 python train/check_data.py FILE [--sheet OUT.png]
 
-Counts images and masks per class, names every broken or mismatching file, and draws a sheet of image and mask pairs.
+Counts images and masks per class, names every broken or mismatching file and every mask that belongs to no image, and draws
+a sheet of image and mask pairs.
 Ends with status 1 when something is wrong.
 """
 
@@ -29,13 +30,14 @@ SPLITS = ("train", "validation", "test")
 
 
 class Inventory:
-    """Counts of one split: images, masks and mean mask area per class, problems by file."""
+    """Counts of one split: images, masks and mean mask area per class, problems by file, files nothing asks for."""
 
     def __init__(self):
         self.images, self.unlabelled = 0, 0
         self.areas: dict[str, list[float]] = defaultdict(list)
         self.absent: dict[str, int] = defaultdict(int)
         self.problems: list[str] = []
+        self.strays: list[str] = []
 
     def add(self, sample: Sample) -> None:
         """Count one image."""
@@ -98,10 +100,12 @@ def check(path: Path, sheet: Path | None) -> int:
             try:
                 source = open_source(source_config)
                 take_stock(source, stock, pairs)
+                stock.strays = source.strays()
                 print("\n".join(stock.lines(source.class_names)))
             except DataError as error:
                 stock.problems.append(str(error))
             print("".join(f"  PROBLEM {problem}\n" for problem in stock.problems), end="")
+            print("".join(f"  UNUSED {stray}\n" for stray in stock.strays), end="")
             problems += len(stock.problems)
     if sheet is not None and pairs:
         contact_sheet(pairs).save(sheet)

@@ -116,8 +116,9 @@ def score_runs(runs: list[Run], networks, threshold: float, arguments: argparse.
     resolution = arguments.resolution or networks.config.resolution
     shard = (accelerator.process_index, accelerator.num_processes)
     total = min(sum(map(len, sources)), arguments.images or sys.maxsize)
+    plain = {name: source.plain_prompt(name) for source in reversed(sources) for name in source.class_names}
     names = list(dict.fromkeys(name for source in sources for name in source.class_names))
-    class_texts = encode_texts(networks.text_encoder, names).cpu() if arguments.closed else None
+    class_texts = encode_texts(networks.text_encoder, [plain[name] for name in names]).cpu() if arguments.closed else None
     initial = networks.config.initial_noise
     for one in runs:
         one.closed = ClosedScores(names) if arguments.closed else None

@@ -14,15 +14,18 @@ from train.model import Networks
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def export(path: Path, unet: dict[str, Tensor], networks: Networks, config: TrainConfig, class_names: list[str]) -> None:
-    """Write `unet` (usually the averaged weights) and what the nodes need; VAE and text encoder as configured."""
+def export(
+    path: Path, unet: dict[str, Tensor], networks: Networks, config: TrainConfig, class_names: list[str], steps: int
+) -> None:
+    """Write `unet` (usually the averaged weights) after `steps` steps and what the nodes need; VAE and text encoder as
+    configured."""
     components = {"unet": unet}
     full = config.export.content == "full"
     if full:
         components |= {"vae": networks.vae.state_dict(), "text_encoder": networks.text_encoder.state_dict()}
     dtype = DTYPES[config.export.dtype]
     cast = {name: {key: _cast(tensor, dtype) for key, tensor in tensors.items()} for name, tensors in components.items()}
-    description = f"{config.objective} objective, {config.steps} steps from {networks.config.base_model}"
+    description = f"{config.objective} objective, {steps} steps from {networks.config.base_model}"
     settings = replace(
         networks.config,
         vae=networks.config.vae if full else None,
@@ -36,10 +39,10 @@ def export(path: Path, unet: dict[str, Tensor], networks: Networks, config: Trai
     save_checkpoint(path, cast, settings, title=config.export.title, description=description, license=config.export.license)
 
 
-def export_lora(path: Path, unet: torch.nn.Module, config: TrainConfig) -> None:
-    """Write the adapters of `unet` under kohya's names, with what LoRA loaders and people like to know."""
+def export_lora(path: Path, unet: torch.nn.Module, config: TrainConfig, steps: int) -> None:
+    """Write the adapters of `unet` after `steps` steps under kohya's names, with what LoRA loaders and people like to know."""
     rank, alpha = config.lora.rank, config.lora.alpha
-    description = f"{config.objective} objective, {config.steps} steps on {config.base.name}"
+    description = f"{config.objective} objective, {steps} steps on {config.base.name}"
     metadata = {"modelspec.title": config.export.title, "modelspec.description": description}
     metadata |= {"modelspec.license": config.export.license, "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
     save_lora(path, unet, alpha, DTYPES[config.export.dtype], metadata)

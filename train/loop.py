@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -41,6 +41,11 @@ from train.table import LatentCache, build_table
 from train.text import TextCache
 from train.validate import Question, Result, Sampling, answer, questions, score_question
 from train.yaml_config import ConfigError
+
+ENCODING_TIME = timedelta(days=1)
+"""How long other processes wait for the first one to fill the cache."""
+WORTH_REPEATING = 5.0
+"""Seconds."""
 
 FREE_SETTINGS = {
     "steps",
@@ -76,6 +81,7 @@ class Trainer:
             mixed_precision=config.mixed_precision,
             log_with="tensorboard" if config.tensorboard else None,
             project_dir=config.output,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=ENCODING_TIME)],
         )
         if config.tensorboard:
             self.accelerator.init_trackers("tensorboard")
@@ -169,7 +175,7 @@ class Trainer:
                     bar.set_postfix(loss=f"{value:.4f}")
                 if self._after_step():
                     break
-                if self.stopping:
+                if self._told_to_stop():
                     self.save()
                     self.accelerator.print(f"stopped after step {self.progress.step}; the same command goes on from here")
                     return
@@ -196,6 +202,13 @@ class Trainer:
         self.stopping = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _told_to_stop(self) -> bool:
+        """Whether any process was: signals reach them at different steps, and all have to end at the same one."""
+        if self.accelerator.num_processes == 1:
+            return self.stopping
+        told = torch.tensor(float(self.stopping), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told, "sum") > 0)
 
     def step(self, parts: list[Batch]) -> torch.Tensor:
         """One optimizer step on this process's micro-batches; returns their mean loss, detached."""
@@ -227,7 +240,11 @@ class Trainer:
         """Validation and states where they are due; True when there was no improvement for `patience` validations."""
         config, step = self.config, self.progress.step
         if config.data.validation and step % config.validation.every == 0:
-            self.validate()
+            try:
+                self.validate()
+            except Exception:  # out of memory, a broken photo: the steps are not lost with it
+                self.save()
+                raise
         if step % config.checkpoints.every == 0 and step < config.steps:
             self.save()
         return self._ended()
@@ -260,7 +277,7 @@ class Trainer:
     def _trial(self) -> float:
         """Seconds of one micro-batch: encoding without the cache, forward and backward pass; the gradients are thrown away."""
         part = self.batches[self.progress.step][0]
-        for _ in range(1 if self.accelerator.device.type == "cpu" else 2):  # the first one on a GPU is slow
+        for _ in range(2):  # the first one is slow; long ones on a CPU are not worth a second
             synchronize(self.accelerator.device)
             started = time.perf_counter()
             ready = self._ready(part)
@@ -268,8 +285,11 @@ class Trainer:
                 loss = self.loss(self.unet, ready)
             loss.backward()
             synchronize(self.accelerator.device)
+            seconds = time.perf_counter() - started
             self.unet.zero_grad(set_to_none=True)
-        return time.perf_counter() - started
+            if self.accelerator.device.type == "cpu" and seconds > WORTH_REPEATING:
+                break
+        return seconds
 
     def validate(self) -> dict:
         """Score the averaged weights; writes the log, the pictures and, when better than before, best.safetensors."""
@@ -305,7 +325,7 @@ class Trainer:
         if self.questions is None:
             shard = (accelerator.process_index, accelerator.num_processes)
             self.questions = list(
-                questions(self.validation_sources, networks, config.resolution, config.validation.images, shard)
+                questions(self.validation_sources, networks, config.resolution, config.validation.images, shard, spread=True)
             )
         networks.unet.eval()
         results = []
@@ -370,10 +390,10 @@ class Trainer:
         with self.averaged_weights():
             if config.lora is None:
                 path = stem.with_suffix(".safetensors")
-                export(path, unet.state_dict(), self.networks, config, self.class_names)
+                export(path, unet.state_dict(), self.networks, config, self.class_names, self.progress.step)
             else:
                 path = stem.with_name(f"{stem.name}-lora.safetensors")
-                export_lora(path, unet, config)
+                export_lora(path, unet, config, self.progress.step)
         return path
 
     def finish(self) -> None:

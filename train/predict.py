@@ -51,17 +51,16 @@ def predict(arguments: argparse.Namespace) -> None:
 
 
 def segment(path: Path, prompts: list, networks, sampling, resolution: int) -> tuple[np.ndarray, Tensor]:
-    """A photo uint8 [H,W,3] and its soft masks [K,H,W], the maximum over the wordings of each prompt."""
+    """A photo uint8 [H,W,3] and its soft masks [K,H,W]; the wordings of a prompt make one mask, as in the nodes."""
     from train.data.base import Query, Sample
-    from train.data.labelled import read_image
+    from train.data.labelled import read_photo
     from train.validate import answer, ask
 
-    image = read_image(path, "RGB")
+    image = read_photo(path)
     wordings = [wording for prompt in prompts for wording in prompt.wordings]
     queries = tuple(Query(wording, (wording,), None, "absent_random") for wording in wordings)
-    masks = answer(networks, ask(networks, Sample(image, queries), resolution), sampling)
-    groups = masks.split([len(prompt.wordings) for prompt in prompts])
-    return image, torch.stack([group.amax(0) for group in groups])
+    question = ask(networks, Sample(image, queries), resolution)
+    return image, answer(networks, question, sampling, [len(prompt.wordings) for prompt in prompts])
 
 
 def output_files(folder: Path, stem: str, names: list[str]) -> list[Path]:

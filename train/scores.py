@@ -77,8 +77,9 @@ def contour(masks: Tensor) -> Tensor:
 def summarise(records: list[Record]) -> dict:
     """Scores per group, over all present groups, and per class.
 
-    miou is data-set-wise (the VOC definition): pixels summed per class over all images, then the mean over classes; so
-    are dice and boundary_iou. mean_iou is the mean over prompts, image_iou the mean over images of the mean over their
+    miou is data-set-wise: pixels summed per class over the images that show it, then the mean over classes; so are dice and
+    boundary_iou. What lights up where the class is not comes under absent_*; train/closed.py counts over all pixels, as VOC
+    does. mean_iou is the mean over prompts, image_iou the mean over images of the mean over their
     prompts. absent_*: the share of prompts that light up more than 1 % of the pixels.
     """
     present = [record for record in records if record.group not in ABSENT_GROUPS]

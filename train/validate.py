@@ -1,6 +1,6 @@
 """Predicting masks with the training networks and scoring them: for validation during training and for evaluate.py."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,10 +62,13 @@ def questions(
     resolution: int,
     limit: int | None = None,
     shard: tuple[int, int] = (0, 1),
+    spread: bool = False,
 ) -> Iterator[Question]:
     """Every image with all its queries under their plainest prompts: at most `limit` images, of which process `rank`
-    of `shard` = (rank, processes) takes every processes-th."""
-    places = [(source, index) for source in sources for index in range(len(source))][:limit]
+    of `shard` = (rank, processes) takes every processes-th. spread: not the first `limit`, but evenly from first to last."""
+    places = [(source, index) for source in sources for index in range(len(source))]
+    if limit is not None and limit < len(places):
+        places = [places[k * len(places) // limit] for k in range(limit)] if spread else places[:limit]
     rank, processes = shard
     for number in range(rank, len(places), processes):
         source, index = places[number]
@@ -100,30 +103,36 @@ def encode_image(networks: Networks, image: np.ndarray, geometry: Geometry) -> T
     return encode_pixels(networks.vae, pixels.to(networks.vae.device))[0].float().cpu()
 
 
-def answer(networks: Networks, question: Question, sampling: Sampling) -> Tensor:
+def answer(networks: Networks, question: Question, sampling: Sampling, wordings: Sequence[int] | None = None) -> Tensor:
     """Soft masks [K,H,W] in [0,1] at the image's own size, for the prompts of one image.
 
+    wordings: how many texts one after the other ask for the same mask; their latents are averaged, as in the nodes.
     Batches hold prompts of one image only, so the result does not depend on how images are shared among processes.
     """
     if sampling.mirror:
         single = replace(sampling, mirror=False)
-        return (answer(networks, question, single) + answer(networks, mirrored(networks, question), single).flip(-1)) / 2
+        other = answer(networks, mirrored(networks, question), single, wordings)
+        return (answer(networks, question, single, wordings) + other.flip(-1)) / 2
     schedule = ddim_schedule(networks.config.scheduler, sampling.steps)
-    parts = [
-        predict(networks, question.latent.expand(len(chunk), -1, -1, -1), chunk, schedule, sampling)
-        for chunk in question.texts.split(sampling.batch_size)
-    ]
+    latents = torch.cat(
+        [
+            predict(networks, question.latent.expand(len(chunk), -1, -1, -1), chunk, schedule, sampling)
+            for chunk in question.texts.split(sampling.batch_size)
+        ]
+    )
+    if wordings is not None:
+        latents = torch.stack([group.mean(0) for group in latents.split(list(wordings))])
     photo = fit(as_float(question.sample.image), question.geometry)
-    soft = masks_from_pixels(torch.cat(parts), photo, networks.config.mask_target)
+    soft = masks_from_pixels(decode(networks, latents), photo, networks.config.mask_target)
     return unfit(soft, question.geometry)
 
 
 @torch.no_grad()
 def predict(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSchedule, sampling: Sampling) -> Tensor:
-    """Decoded masks [N,3,8h,8w], nominally in [-1,1], on the CPU, of image latents [N,4,h,w] and texts [N,77,D].
+    """Mask latents [N,4,h,w] on the U-Net's device, of image latents [N,4,h,w] and texts [N,77,D].
 
-    Ensembling averages the final latents, then decodes once (paper section 3.7). Every mask starts from the same noise
-    per member, so it does not depend on what else is in the batch.
+    Ensembling averages the final latents (paper section 3.7). Every mask starts from the same noise per member, so it does
+    not depend on what else is in the batch.
     """
     device = networks.unet.device
     images, texts = images.to(device), texts.to(device)
@@ -131,7 +140,13 @@ def predict(networks: Networks, images: Tensor, texts: Tensor, schedule: DDIMSch
     for member in range(sampling.ensemble):
         noise = initial_noise(sampling.seed, member, tuple(images.shape[1:]), sampling.initial).to(device)
         total += ddim_sample(denoiser(networks, images, texts, schedule), noise.expand_as(images), schedule)
-    parts = (total / sampling.ensemble).split(decode_batch(total))
+    return total / sampling.ensemble
+
+
+@torch.no_grad()
+def decode(networks: Networks, latents: Tensor) -> Tensor:
+    """Masks [N,3,8h,8w], nominally in [-1,1], on the CPU, of mask latents [N,4,h,w]."""
+    parts = latents.split(decode_batch(latents))
     return torch.cat([decode_latents(networks.vae, part).float().cpu() for part in parts])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask
 from scipy.io import savemat
 
@@ -14,7 +14,7 @@ from digseg_nodes.core.prompts import parse_prompts, preset_text
 from train.check_data import main as check_data
 from train.data.base import DataError
 from train.data.build import open_source, open_split
-from train.data.config import load_data
+from train.data.config import DataConfig, load_data
 
 CONFIGS = Path(__file__).resolve().parents[2] / "train" / "configs" / "data"
 LABELS = np.zeros((40, 60), np.uint8)
@@ -71,6 +71,27 @@ def test_lists_and_presets_number_the_classes(tmp_path):
     assert len(source) == 1
     assert [query.name for query in source.sample(0).queries[:2]] == ["aeroplane", "bicycle"]
     assert "airplane" in source.sample(0).queries[0].prompts
+
+
+def test_lists_name_photos_with_spaces_or_say_more_about_them(tmp_path):
+    for name in ("my cat 1", "b", "c"):
+        photo(tmp_path / f"{name}.jpg")
+        picture(tmp_path / f"{name}.png", LABELS)
+    yaml = '{type: index, root: ., images: "*.jpg", masks: "{1}.png", list: train.txt, classes: [a]}'
+    (tmp_path / "train.txt").write_text("my cat 1\n\nb  -1\n", encoding="utf-8")
+    assert [image.stem for image, _ in source_of(tmp_path, yaml).pairs] == ["b", "my cat 1"]
+    (tmp_path / "train.txt").write_text("c\nd\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"1 of 2 lines of .*train.txt name no photo, e.g. 'd'; .* like '"):
+        source_of(tmp_path, yaml)
+
+
+def test_a_list_is_below_the_root_wherever_the_data_is_described(tmp_path):
+    photo(tmp_path / "set/a.jpg")
+    picture(tmp_path / "set/a.png", LABELS)
+    (tmp_path / "set/train.txt").write_text("a 1\n", encoding="utf-8")
+    described = {"type": "index", "root": str(tmp_path / "set"), "images": "*.jpg", "masks": "{1}.png", "list": "train.txt"}
+    inline = DataConfig(train=[{**described, "classes": ["a"]}])
+    assert len(open_split(inline, "train")[0][0]) == 1
 
 
 def test_class_colours(tmp_path):
@@ -133,6 +154,34 @@ def test_coco_boxes_without_outline_are_named(tmp_path):
         source_of(tmp_path, "{type: coco, images: ., annotations: c.json}").sample(0)
 
 
+def test_coco_categories_that_share_a_name_are_one_class(tmp_path):
+    photo(tmp_path / "p.jpg")
+    coco_file(tmp_path / "c.json")
+    values = json.loads((tmp_path / "c.json").read_text())
+    values["categories"].append({"id": 9, "name": "cat"})
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    sample = source_of(tmp_path, "{type: coco, images: ., annotations: c.json}").sample(0)
+    assert sample.queries[0].mask[21:34, 31:54].all()
+
+
+def test_coco_photos_are_taken_as_their_labels_see_them(tmp_path):
+    coco_file(tmp_path / "c.json")
+    lying = Image.new("RGB", (60, 40))
+    lying.paste("red", (0, 0, 60, 5))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    lying.save(tmp_path / "p.jpg", exif=exif)
+    yaml = "{type: coco, images: ., annotations: c.json}"
+    assert source_of(tmp_path, yaml).sample(0).image.shape == (40, 60, 3)  # outlines of the pixels as they are stored
+    values = json.loads((tmp_path / "c.json").read_text())
+    values["images"][0] |= {"height": 60, "width": 40}
+    values["annotations"] = values["annotations"][:1]
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    upright = source_of(tmp_path, yaml).sample(0).image
+    assert upright.shape == (60, 40, 3)
+    assert (upright[:, -3:, 0] > 200).all()  # the upper edge is on the right now
+
+
 def test_coco_compressed_run_lengths(tmp_path):
     photo(tmp_path / "p.jpg")
     coco_file(tmp_path / "c.json")
@@ -163,12 +212,32 @@ def test_coco_panoptic(tmp_path):
     assert np.array_equal(sample.ignore, LABELS != 1)
 
 
+def test_coco_panoptic_annotations_that_are_none(tmp_path):
+    photo(tmp_path / "p.jpg")
+    coco_file(tmp_path / "c.json")
+    source = source_of(tmp_path, "{type: coco, images: ., annotations: c.json, panoptic: .}")
+    with pytest.raises(DataError, match=r"no panoptic annotation .* for image 7"):
+        source.identity(0)
+
+
+def test_coco_entries_without_what_is_needed(tmp_path):
+    coco_file(tmp_path / "c.json")
+    values = json.loads((tmp_path / "c.json").read_text())
+    del values["categories"][1]["name"]
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"not COCO JSON .*name in categories"):
+        source_of(tmp_path, "{type: coco, images: ., annotations: c.json}")
+
+
 @pytest.mark.parametrize(
     ("yaml", "complaint"),
     [
         ('{type: index, root: ., images: "*.jpg", masks: "{1}.png", classes: [a]}', "1 of 1 label files are missing"),
         ('{type: index, root: ., images: "*.gif", masks: "{1}.png", classes: [a]}', "No photo matches"),
-        ('{type: index, root: ., images: "*.jpg", masks: "{2}.png", classes: [a]}', "more places"),
+        ('{type: index, root: ., images: "*.jpg", masks: "{2}.png", classes: [a]}', "other places"),
+        ('{type: index, root: ., images: "*.jpg", masks: "{0}.png", classes: [a]}', "other places"),
+        ('{type: index, root: ., images: "[a-z]*.jpg", masks: "{1}.png", classes: [a]}', "single stars"),
+        ('{type: index, root: ., images: "**/*.jpg", masks: "{1}.png", classes: [a]}', "single stars"),
         ('{type: index, root: ., images: "*.jpg", masks: "{1}.png", classes: [a], list: no.txt}', "no list of images"),
         ('{type: binary, root: ., images: "*.jpg", masks: "{1}.jpg", name: a, held_out: [b]}', "held_out names"),
         ("{type: coco, images: ., annotations: no.json}", "no annotation file"),
@@ -244,8 +313,12 @@ def test_check_data_lists_every_broken_file(tmp_path, capsys):
     data = folder_dataset(tmp_path)
     (tmp_path / "images/001.png").write_bytes(b"no image")
     Image.new("L", (3, 3)).save(tmp_path / "masks/box/002.png")
+    Image.new("L", (48, 64)).save(tmp_path / "masks/box/renamed.png")
+    (tmp_path / "masks/box/Thumbs.db").write_bytes(b"")
     with pytest.raises(SystemExit, match="6 problems"):
         check_data([str(data)])
     printed = capsys.readouterr().out
     assert "001.png cannot be read" in printed
     assert "002.png is 3x3 pixels" in printed
+    assert "renamed.png belongs to no image" in printed
+    assert "Thumbs" not in printed

@@ -241,6 +241,37 @@ def test_a_lora_on_a_text_to_image_base_is_refused(config_file):
         Trainer(load_config(config_file, ["lora={rank: 4}"]))
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [("target=overlay", "Set `target: binary`"), ("prediction_type=epsilon", "Leave `prediction_type` out")],
+)
+def test_a_lora_for_another_kind_of_model_than_its_base_is_refused(config_file, tmp_path, setting, said):
+    base = tiny_base(tmp_path / "eight.safetensors", in_channels=8)
+    with pytest.raises(CheckpointError, match=said):
+        Trainer(load_config(config_file, [f"base={base}", "lora={rank: 4}", setting]))
+
+
+def test_steps_are_not_lost_when_the_validation_fails(config_file, monkeypatch):
+    def out_of_memory(*_):
+        raise RuntimeError("out of memory")
+
+    trainer = Trainer(load_config(config_file, ["steps=8", "validation.every=5", "checkpoints.every=100"]))
+    monkeypatch.setattr("train.loop.answer", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.run()
+    assert latest_state(trainer.config.output / "checkpoints").name.startswith("step-00000005")
+
+
+def test_the_best_file_says_after_how_many_steps_it_was(config_file):
+    trainer = Trainer(load_config(config_file, ["steps=4", "validation.every=2", "optimizer.lr=1e-12"]))
+    trainer.run()
+    descriptions = [
+        open_checkpoint(trainer.config.output / f"{name}.safetensors").metadata["modelspec.description"]
+        for name in ("best", "digseg")
+    ]
+    assert [" 2 steps from" in descriptions[0], " 4 steps from" in descriptions[1]] == [True, True]
+
+
 def test_masks_painted_on_the_photo(config_file):
     trainer = Trainer(load_config(config_file, ["steps=1", "target=overlay"]))
     trainer.run()

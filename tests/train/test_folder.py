@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tests.train.helpers import folder_dataset
 from train.data.base import DataError
@@ -51,6 +51,22 @@ def test_a_mask_of_zeros_and_ones_is_not_taken_for_an_empty_one(root):
     with pytest.raises(DataError, match="has no grey level above 1, so nothing"):
         source(root).sample(0)
     assert source(root, ignore=1).sample(0).queries  # where 1 says unknown, nothing is wrong
+
+
+def test_photos_are_turned_upright_as_the_nodes_see_them(root):
+    (photo,) = (root / "images").glob("000.*")
+    photo.unlink()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (48, 64)).save(root / "images/000.jpg", exif=exif)  # 64 x 48 upright
+    mask = np.zeros((48, 64), np.uint8)
+    mask[:, :20] = 255
+    for folder in (root / "masks").iterdir():
+        Image.fromarray(mask).save(folder / "000.png")
+    assert source(root).sample(0).image.shape == (48, 64, 3)
+    for folder in (root / "masks").iterdir():
+        Image.fromarray(mask.T.copy()).save(folder / "000.png")
+    assert source(root).sample(0).image.shape == (64, 48, 3)  # drawn on the pixels as they are stored
 
 
 def test_a_photo_of_16_bit_keeps_its_grey_levels(root):

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from digseg_nodes.core.schedule import ddim_schedule
 from train.data.base import Query, Sample
-from train.data.config import DemoConfig
+from train.data.build import open_split
+from train.data.config import DemoConfig, load_data
 from train.data.demo import DemoSource
 from train.model import Networks, encode_pixels, load_networks
-from train.validate import Sampling, answer, ask, encode_image, score_question
+from train.validate import Sampling, answer, ask, decode, encode_image, predict, questions, score_question
 
 DEMO = Path(__file__).resolve().parents[2] / "digseg_nodes/models/digseg-demo.safetensors"
 
@@ -87,3 +89,25 @@ def test_an_image_is_encoded_as_training_encodes_it():
     question = ask(networks, sample, 128)
     pixels = torch.from_numpy(sample.image.copy()).movedim(-1, 0)[None].float() / 127.5 - 1
     assert torch.allclose(question.latent, encode_pixels(networks.vae, pixels)[0], atol=1e-4)
+
+
+def test_wordings_of_one_prompt_are_averaged_before_decoding():
+    networks, sample = load_networks(DEMO), DemoSource(DemoConfig(type="demo", split="test", scenes=1)).sample(0)
+    words = ("the star", "everything blue", "crimson disc")
+    question = ask(networks, replace(sample, queries=tuple(Query(word, (word,), None, "absent_random") for word in words)), 128)
+    sampling, schedule = Sampling(steps=1, initial="zero"), ddim_schedule(networks.config.scheduler, 1)
+    latents = predict(networks, question.latent.expand(3, -1, -1, -1), question.texts, schedule, sampling)
+    expected = decode(networks, torch.stack([latents[:2].mean(0), latents[2]])).mean(1) / 2 + 0.5
+    found = answer(networks, question, sampling, [2, 1])
+    assert torch.allclose(found, expected.clamp(0, 1), atol=1e-4)
+    assert (found[0] - answer(networks, question, sampling)[0]).abs().max() > 0.1
+
+
+def test_a_part_of_the_images_is_taken_evenly_where_asked_for(base, data):
+    networks, sources = load_networks(base), [source for source, _ in open_split(load_data(data), "test")]
+    chosen = {spread: [q.number for q in questions(sources, networks, 64, 2, spread=spread)] for spread in (False, True)}
+    kept = {spread: [q.sample.image for q in questions(sources, networks, 64, 2, spread=spread)] for spread in (False, True)}
+    every = [q.sample.image for q in questions(sources, networks, 64)]
+    assert chosen == {False: [0, 1], True: [0, 1]}
+    assert np.array_equal(kept[False][1], every[1])
+    assert np.array_equal(kept[True][1], every[2])

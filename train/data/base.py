@@ -55,3 +55,11 @@ class Source(ABC):
     @abstractmethod
     def class_names(self) -> list[str]:
         """Every class the source can ask for."""
+
+    def plain_prompt(self, name: str) -> str:
+        """The plainest words for a class."""
+        return name
+
+    def strays(self) -> list[str]:
+        """Files that belong to no image, in words for people."""
+        return []

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from train.data.base import DataError, Sample, Source
 from train.data.config import CocoConfig
-from train.data.labelled import Wording, check_size, file_digest, read_image, settings_digest
+from train.data.labelled import Wording, check_size, file_digest, read_image, read_photo, settings_digest
 
 
 class CocoSource(Source):
@@ -20,11 +20,11 @@ class CocoSource(Source):
     def __init__(self, config: CocoConfig):
         self.config = config
         self.coco = _load(config.annotations)
-        self.categories = {category["name"]: category["id"] for category in self.coco.cats.values()}
-        unknown = sorted(set(config.classes or []) - set(self.categories))
+        self.categories = {category["id"]: category["name"] for category in self.coco.cats.values()}
+        names = config.classes or list(dict.fromkeys(self.categories.values()))
+        unknown = sorted(set(names) - set(self.categories.values()))
         if unknown:
-            raise DataError(f"{config.annotations} has no categories {unknown}; it has {sorted(self.categories)}.")
-        names = config.classes or list(self.categories)
+            raise DataError(f"{config.annotations} has no categories {unknown}; it has {sorted(self.categories.values())}.")
         self.wording = Wording(config, {name: [name] for name in names})
         self.images = sorted(self.coco.imgs)[: config.limit]
         if not self.images:
@@ -37,9 +37,12 @@ class CocoSource(Source):
     def class_names(self) -> list[str]:
         return list(self.wording.phrases)
 
+    def plain_prompt(self, name: str) -> str:
+        return self.wording.phrases[name][0]
+
     @cached_property
     def _names(self) -> dict[int, str]:
-        return {self.categories[name]: name for name in self.class_names}
+        return {number: name for number, name in self.categories.items() if name in self.class_names}
 
     def _file(self, index: int) -> Path:
         return self.config.images / self.coco.imgs[self.images[index]]["file_name"]
@@ -50,7 +53,8 @@ class CocoSource(Source):
         return f"coco/{file_digest(*files)}/{settings_digest(annotations, self.wording.settings(), index)}"
 
     def sample(self, index: int) -> Sample:
-        image = read_image(self._file(index), "RGB")
+        entry = self.coco.imgs[self.images[index]]
+        image = read_photo(self._file(index), (entry.get("height"), entry.get("width")))
         masks, crowd = self._panoptic(index, image) if self.config.panoptic else self._segments(index, image)
         return Sample(image, tuple(self.wording.queries(masks, index)), crowd if crowd.any() else None)
 
@@ -78,8 +82,18 @@ class CocoSource(Source):
                 "Boxes alone hold no mask: take them out, or export with outlines."
             ) from error
 
+    def _panoptic_entry(self, index: int) -> dict:
+        found = self.coco.imgToAnns[self.images[index]]
+        if not found or not {"file_name", "segments_info"} <= set(found[0]):
+            raise DataError(
+                f"{self.config.annotations} has no panoptic annotation (file_name, segments_info) for image "
+                f"{self.images[index]}. Take the image out of `images`, or leave `panoptic:` out for a JSON with polygons or run "
+                "lengths."
+            )
+        return found[0]
+
     def _panoptic_file(self, index: int) -> Path:
-        return self.config.panoptic / self.coco.imgToAnns[self.images[index]][0]["file_name"]
+        return self.config.panoptic / self._panoptic_entry(index)["file_name"]
 
     def _panoptic(self, index: int, image: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Class masks and crowd regions from a panoptic PNG, whose pixels are segment ids R + 256 G + 65536 B."""
@@ -87,7 +101,7 @@ class CocoSource(Source):
         ids = read_image(path, "RGB").astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         check_size(ids, path, image, self._file(index))
         masks, crowd = {}, ids == 0
-        for segment in self.coco.imgToAnns[self.images[index]][0]["segments_info"]:
+        for segment in self._panoptic_entry(index)["segments_info"]:
             if segment.get("iscrowd"):
                 crowd |= ids == segment["id"]
             elif segment["category_id"] in self._names:
@@ -104,6 +118,9 @@ def _load(path: Path) -> COCO:
         for number, annotation in enumerate(values["annotations"]):
             annotation.setdefault("id", number)  # panoptic annotations have neither
             annotation.setdefault("category_id", 0)
+        for key, needed in (("images", {"id", "file_name"}), ("categories", {"id", "name"})):
+            if short := [entry for entry in values[key] if not needed <= set(entry)]:
+                raise KeyError(f"{', '.join(sorted(needed - set(short[0])))} in {key}: {short[0]}")
         coco = COCO()
         coco.dataset = values
         with redirect_stdout(StringIO()):

@@ -81,8 +81,8 @@ class PairedConfig(LabelledConfig):
     """One label file per photo.
 
     root: folder of the data set. images: pattern below it, e.g. "leftImg8bit/train/*/*_leftImg8bit.png". masks: the
-    label file of a photo, {1}, {2}, ... standing for what the first, second, ... star matched. list: text file with
-    one value of the last star per line, for the photos that belong to a split.
+    label file of a photo, {1}, {2}, ... standing for what the first, second, ... star matched. list: text file below `root`
+    with one value of the last star per line, for the photos that belong to a split.
     """
 
     root: Path
@@ -205,6 +205,4 @@ def load_data(path: Path) -> DataConfig:
         for key in PATHS:
             if isinstance(getattr(source, key, None), Path):
                 setattr(source, key, path.parent / getattr(source, key))
-        if isinstance(getattr(source, "list", None), Path):
-            source.list = source.root / source.list
     return config

@@ -6,7 +6,7 @@ import numpy as np
 
 from train.data.base import DataError, Sample, Source
 from train.data.config import FolderConfig
-from train.data.labelled import Wording, check_size, file_digest, read_image, read_mask, settings_digest
+from train.data.labelled import Wording, check_size, file_digest, read_mask, read_photo, settings_digest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -56,6 +56,20 @@ class FolderSource(Source):
     def class_names(self) -> list[str]:
         return list(self.wording.phrases)
 
+    def plain_prompt(self, name: str) -> str:
+        return self.wording.phrases[name][0]
+
+    def strays(self) -> list[str]:
+        names = {path.stem for path in list_images(self.config.images)}
+        masks = [path for name in self.class_names for path in sorted((self.config.masks / name).iterdir())]
+        unused = [path for path in masks if path.suffix != ".png" or path.stem not in names]
+        unused = [path for path in unused if path.suffix.lower() in IMAGE_SUFFIXES]
+        others = sorted(set(_subfolders(self.config.masks)) - set(self.class_names))
+        return [
+            *(f"{path} belongs to no image in {self.config.images}; expected <image name>.png" for path in unused),
+            *(f"{self.config.masks / name} is not among the classes {self.class_names}" for name in others),
+        ]
+
     def _mask_file(self, name: str, index: int) -> Path:
         return self.config.masks / name / f"{self.files[index].stem}.png"
 
@@ -65,20 +79,18 @@ class FolderSource(Source):
         return f"folder/{file_digest(self.files[index], *files)}/{settings}"
 
     def sample(self, index: int) -> Sample:
-        image = read_image(self.files[index], "RGB")
-        grey = {name: mask for name in self.class_names if (mask := self._read_mask(name, index, image)) is not None}
+        grey = {name: mask for name in self.class_names if (mask := self._read_mask(name, index)) is not None}
+        image = read_photo(self.files[index], next((mask.shape for mask in grey.values()), None))
+        for name, mask in grey.items():
+            check_size(mask, self._mask_file(name, index), image, self.files[index])
         unknown = [mask == self.config.ignore for mask in grey.values()] if self.config.ignore is not None else []
         ignore = np.logical_or.reduce(unknown) if unknown else None
         masks = {name: (mask >= 128) & (mask != self.config.ignore) for name, mask in grey.items()}
         return Sample(image, tuple(self.wording.queries(masks, index)), ignore)
 
-    def _read_mask(self, name: str, index: int, image: np.ndarray) -> np.ndarray | None:
+    def _read_mask(self, name: str, index: int) -> np.ndarray | None:
         path = self._mask_file(name, index)
-        if not path.is_file():
-            return None
-        mask = read_mask(path, self.config.ignore)
-        check_size(mask, path, image, self.files[index])
-        return mask
+        return read_mask(path, self.config.ignore) if path.is_file() else None
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from train.data.base import DataError, Query
 from train.data.config import LabelledConfig
@@ -16,9 +17,31 @@ FAINT = 16
 
 def read_image(path: Path, mode: str | None) -> np.ndarray:
     """An image file as an array: [H,W,3] uint8 for mode "RGB", [H,W] for "L"; None keeps the stored values (indices)."""
+    with _opened(path) as image:
+        return np.asarray(image.convert(mode) if mode else image)
+
+
+def read_photo(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """A photo as [H,W,3] uint8, turned upright as its EXIF data says and ComfyUI shows it.
+
+    size: (height, width) of its labels; where only the pixels as they are stored have that size, these are taken.
+    """
+    with _opened(path) as image:
+        upright = image if size == (image.height, image.width) != _upright_size(image) else ImageOps.exif_transpose(image)
+        return np.asarray(_eight_bit(upright, path).convert("RGB"))
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    lying = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.width, image.height) if lying else (image.height, image.width)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An open image file; whatever is wrong with it, also while its pixels are read, is a DataError."""
     try:
         with Image.open(path) as image:
-            return np.asarray((_eight_bit(image, path) if mode == "RGB" else image).convert(mode) if mode else image)
+            yield image
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}). Replace or remove the file.") from error
 

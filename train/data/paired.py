@@ -7,7 +7,7 @@ import numpy as np
 
 from train.data.base import DataError, Sample, Source
 from train.data.config import BinaryConfig, ColourConfig, IndexConfig, PairedConfig
-from train.data.labelled import Wording, check_size, file_digest, read_image, read_mask, read_matlab, settings_digest
+from train.data.labelled import Wording, check_size, file_digest, read_image, read_mask, read_matlab, read_photo, settings_digest
 
 Labels = tuple[dict[str, np.ndarray], np.ndarray | None]
 """Class masks and unlabelled pixels, bool [H,W] each; None when every pixel is labelled."""
@@ -15,34 +15,43 @@ Labels = tuple[dict[str, np.ndarray], np.ndarray | None]
 
 def pair_files(config: PairedConfig) -> list[tuple[Path, Path]]:
     """(photo, label file) of every photo that matches, sorted; raises DataError when there is none or a label is missing."""
+    if Path(config.images).is_absolute() or re.search(r"\*\*|[?\[\]]", config.images):
+        raise DataError(f"`images: {config.images}` must be a path below `root` with single stars (*) for what varies.")
     pattern = re.compile(re.escape(config.images).replace(r"\*", "([^/]*)"))
-    wanted = _listed(config.list)
-    pairs = []
-    for image in sorted(config.root.glob(config.images)):
-        parts = pattern.fullmatch(image.relative_to(config.root).as_posix()).groups()
-        if wanted is None or parts[-1] in wanted:
-            pairs.append((image, config.root / _fill(config.masks, parts)))
-    if not pairs:
+    parts = {image: pattern.fullmatch(image.relative_to(config.root).as_posix()) for image in config.root.glob(config.images)}
+    if not parts:
         raise DataError(f"No photo matches {config.root / config.images}. Check `root` and `images` of the data YAML.")
+    values = {image: match.groups() or (image.stem,) for image, match in parts.items()}
+    kept = _listed(config.root / config.list, values) if config.list else sorted(values)
+    pairs = [(image, config.root / _fill(config.masks, values[image])) for image in kept]
     missing = [mask for _, mask in pairs if not mask.is_file()]
     if missing:
         raise DataError(f"{len(missing)} of {len(pairs)} label files are missing, e.g. {missing[0]}. Check `masks`.")
     return pairs[: config.limit]
 
 
-def _listed(path: Path | None) -> set[str] | None:
-    if path is None:
-        return None
+def _listed(path: Path, values: dict[Path, tuple[str, ...]]) -> list[Path]:
+    """The photos whose last value a list names, sorted; a line is a value, or starts with one before white space."""
     if not path.is_file():
         raise DataError(f"There is no list of images {path}.")
-    return {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    by_name: dict[str, list[Path]] = {}
+    for image, parts in values.items():
+        by_name.setdefault(parts[-1], []).append(image)
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line if line in by_name else line.split()[0] for line in lines]
+    if unknown := [name for name in names if name not in by_name]:
+        raise DataError(
+            f"{len(unknown)} of {len(names)} lines of {path} name no photo, e.g. {unknown[0]!r}; expected what the last star of "
+            f"`images` stands for, like {next(iter(by_name))!r}."
+        )
+    return sorted({image for name in names for image in by_name[name]})
 
 
 def _fill(template: str, parts: tuple[str, ...]) -> str:
-    try:
-        return re.sub(r"\{(\d+)\}", lambda match: parts[int(match[1]) - 1], template)
-    except IndexError as error:
-        raise DataError(f"`masks: {template}` uses more places than `images` has stars ({len(parts)}).") from error
+    numbers = [int(number) for number in re.findall(r"\{(\d+)\}", template)]
+    if any(not 1 <= number <= len(parts) for number in numbers):
+        raise DataError(f"`masks: {template}` uses other places than {{1}} to {{{len(parts)}}}, one per star of `images`.")
+    return re.sub(r"\{(\d+)\}", lambda match: parts[int(match[1]) - 1], template)
 
 
 class PairedSource(Source):
@@ -68,6 +77,9 @@ class PairedSource(Source):
     def class_names(self) -> list[str]:
         return list(self.wording.phrases)
 
+    def plain_prompt(self, name: str) -> str:
+        return self.wording.phrases[name][0]
+
     def identity(self, index: int) -> str:
         c = self.config
         read = [getattr(c, "classes", None), getattr(c, "ignore", None), index]
@@ -77,9 +89,10 @@ class PairedSource(Source):
 
     def sample(self, index: int) -> Sample:
         image_file, label_file = self.pairs[index]
-        image = read_image(image_file, "RGB")
         masks, ignore = self.labels(label_file)
-        check_size(next(iter(masks.values())), label_file, image, image_file)
+        outline = next(iter(masks.values()))
+        image = read_photo(image_file, outline.shape)
+        check_size(outline, label_file, image, image_file)
         return Sample(image, tuple(self.wording.queries(masks, index)), ignore)
 
 
