@@ -77,6 +77,7 @@ class Host:
     version: str
     base: Path
     log: Path
+    process: subprocess.Popen
 
 
 def say(text: str) -> None:
@@ -315,8 +316,12 @@ def free_port() -> int:
 def link_pack(custom_nodes: Path) -> None:
     """Make this checkout visible as custom_nodes/digseg-nodes: a symlink, on Windows a junction (needs no rights)."""
     link = custom_nodes / PACK_NAME
-    if os.path.lexists(link):
+    if link.resolve() == ROOT.resolve():
         return
+    try:
+        link.rmdir() if link.is_dir() and not link.is_symlink() else link.unlink(missing_ok=True)  # where the checkout was before
+    except OSError as error:
+        raise StepError(f"linking this checkout as {link}: something else is there", "move it away") from error
     if not WINDOWS:
         link.symlink_to(ROOT, target_is_directory=True)
     elif subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(ROOT)], capture_output=True).returncode:  # noqa: S607
@@ -337,6 +342,7 @@ def make_base(base: Path, install: Install) -> Path:
     for name in ("custom_nodes", "models", "models/digseg", "input", "output", "temp", "user"):
         make_folder(base / name)
     link_pack(base / "custom_nodes")
+    (base / "models.yaml").unlink(missing_ok=True)  # of another ComfyUI, in a base directory that is kept
     for path in demo_inputs():
         shutil.copy2(path, base / "input" / path.name)
     if not install.bundled and (install.root / "models").is_dir():
@@ -445,7 +451,7 @@ def running_host(install: Install, name: str, *, port: int = 0, keep: bool = Fal
         started = time.monotonic()
         process = start_in_background(command, log)
         url = f"http://127.0.0.1:{port}"
-        host = Host(url, wait_until_up(process, url, log), base, log)
+        host = Host(url, wait_until_up(process, url, log), base, log, process)
         check_pack(host)
         say(f"ComfyUI {host.version} is up at {url} after {time.monotonic() - started:.1f} s")
         yield host
@@ -488,8 +494,7 @@ def serve(args: argparse.Namespace, rest: list[str]) -> int:
         say(f"\n  {host.url}\n\nWorkflow > Browse Templates > {PACK_NAME} holds the examples. Ctrl-C stops it.")
         if not args.no_browser:
             webbrowser.open(host.url)
-        while get_json(f"{host.url}/system_stats"):
-            time.sleep(2)
+        host.process.wait()
         raise StepError("ComfyUI ended by itself", "the log names the cause", host.log)
 
 

@@ -20,6 +20,7 @@ import aiohttp
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 NOTES = ("Note", "MarkdownNote")
 PREVIEW_WITH_METADATA = 4
+GONE = "connection closed"
 
 
 class GraphError(ValueError):
@@ -160,13 +161,17 @@ class Client:
     def wait(self, prompt_id: str, on_event: Callable[[str, object], None] | None = None, timeout: float = 600) -> Run:
         """Follow a queued prompt to its end; each event goes to `on_event` as it arrives.
 
-        RunError or RunInterrupted when it did not succeed, queue.Empty after `timeout` seconds of silence.
+        RunError or RunInterrupted when it did not succeed, RunError when ComfyUI went away, queue.Empty after `timeout`
+        seconds of silence.
         """
         run = Run(prompt_id)
         while True:
             kind, data = self._events.get(timeout=timeout)
             if isinstance(data, dict) and data.get("prompt_id", prompt_id) != prompt_id:
                 continue
+            if kind == GONE:
+                self._events.put((kind, data))
+                raise RunError("ComfyUI closed the connection while the graph ran; its log says why.")
             run.events.append((kind, data))
             if on_event:
                 on_event(kind, data)
@@ -202,6 +207,7 @@ class Client:
                 self._events.put((event["type"], event["data"]))
             elif message.type == aiohttp.WSMsgType.BINARY:
                 self._events.put(("preview", _preview(message.data)))
+        self._events.put((GONE, None))
 
     async def _request(self, method: str, path: str, ok: tuple[int, ...] = (200,), **options) -> bytes:
         async with self._session.request(method, self.url + path, **options) as answer:

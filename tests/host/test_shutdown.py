@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import dev
+from workflows.api import Client, RunError
 
 
 def hear_ctrl_c() -> None:
@@ -37,6 +38,13 @@ def test_stopping_serve_stops_comfyui(how):
     finally:
         serve.terminate()  # not kill: nothing could shut its ComfyUI down then
         serve.wait(30)
+
+
+def test_a_client_hears_of_the_end_of_comfyui_at_once(install):
+    with dev.running_host(install, "gone") as host, Client(host.url) as client:
+        host.process.kill()
+        with pytest.raises(RunError, match="ComfyUI closed the connection"):
+            client.wait("a graph", timeout=60)
 
 
 def test_error_while_comfyui_runs_stops_it_and_removes_its_folder(install):

@@ -97,6 +97,23 @@ def test_base_directory_holds_pack_and_models_and_its_removal_leaves_the_checkou
     assert not base.exists() and (checkout / "precious.txt").is_file()
 
 
+def test_a_kept_base_directory_follows_the_checkout_and_the_comfyui(checkout, tmp_path_factory, monkeypatch):
+    comfyui = make_comfyui(checkout / "ComfyUI")
+    (comfyui / "models").mkdir()
+    tmp_path = tmp_path_factory.mktemp("other")
+    base = dev.make_base(tmp_path / "base", dev.Install(comfyui, sys.executable, bundled=False))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    monkeypatch.setattr(dev, "ROOT", moved)
+    dev.make_base(base, dev.Install(comfyui, sys.executable, bundled=True))
+    assert (base / "custom_nodes" / dev.PACK_NAME).resolve() == moved
+    assert not (base / "models.yaml").exists()
+    (base / "custom_nodes" / dev.PACK_NAME).unlink()
+    (base / "custom_nodes" / dev.PACK_NAME / "somebody's").mkdir(parents=True)
+    with pytest.raises(dev.StepError, match="something else is there"):
+        dev.link_pack(base / "custom_nodes")
+
+
 def test_inputs_are_photos_and_videos_not_the_true_masks(checkout):
     dev.SCENES.mkdir()
     for name in ("photo.png", "mask.png", "film.mp4", "notes.txt"):
