@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import comfy.clip_model
@@ -41,10 +42,15 @@ from .core.unet_layout import HOST_GROUPS, UnsupportedUNet, head_counts, host_la
 
 FOLDER = "digseg"
 LATENT_SCALE = 0.18215
+MOST_IDS = 255
+"""Classes besides the background in an image of 8 bits."""
 STOCK_SIGMA_MAX = 4519.0
 """Sigma at a zero-terminal-SNR end for the host's own samplers, its own constant: 1e6 would break Euler in fp32."""
 CPU_CHUNK, GPU_CHUNK = 1, 32
 """U-Net items per call at most. One on a CPU: no slower there, and a mask is bit-identical however many are asked."""
+_OTHER_PARTS = (
+    "Use the one of Load DiGSeg Checkpoint, or of the Stable Diffusion checkpoint the model was trained from (Load Checkpoint)."
+)
 WEIGHT_DTYPES = {
     "default": None,
     "fp32": torch.float32,
@@ -62,7 +68,8 @@ mm = comfy.model_management
 def register_folders(bundled: Path) -> None:
     """Make ComfyUI/models/digseg (where users put checkpoints) and the pack's bundled models one list."""
     own = Path(folder_paths.models_dir) / FOLDER
-    own.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # models folders that nobody may write to are no reason to lose the nodes
+        own.mkdir(parents=True, exist_ok=True)
     for folder in (own, bundled):
         folder_paths.add_model_folder_path(FOLDER, str(folder))
     paths, _ = folder_paths.folder_names_and_paths[FOLDER]
@@ -488,9 +495,22 @@ def _lacks(checkpoint: Checkpoint, part: str) -> str:
 
 def encode_text(clip, text: str) -> Tensor:
     """c of one wording, taken literally (no weights in brackets): [1,77,D] float32. Longer texts are cut."""
+    if clip is None:
+        raise ValueError(f"There is no CLIP: the loader it comes from found none in its file. {_OTHER_PARTS}")
     escaped = text.replace("\\(", "\\\\(").replace("\\)", "\\\\)")  # the host takes one backslash before a bracket away
     tokens = clip.tokenize(escaped, disable_weights=True)
     return clip.encode_from_tokens(tokens)[:, :77].float()
+
+
+def check_vae(vae) -> None:
+    """Raises ValueError unless this is a VAE of Stable Diffusion's kind, with latents of four channels."""
+    if getattr(vae, "first_stage_model", None) is None:
+        raise ValueError(f"There is no VAE: the loader it comes from found none in its file. {_OTHER_PARTS}")
+    if vae.latent_channels != 4:
+        raise ValueError(
+            f"This VAE makes latents of {vae.latent_channels} channels, DiGSeg models read 4. Use the VAE of the Stable "
+            "Diffusion 1.x or 2.x that the model was trained from, or of Load DiGSeg Checkpoint."
+        )
 
 
 def encode_image(vae, pixels: Tensor) -> Tensor:
@@ -575,14 +595,22 @@ def stock_sigmas(schedule: DDIMSchedule) -> Tensor:
 
 
 def save_label_maps(ids: Tensor, names: tuple[str, ...], prefix: str) -> list[Path]:
-    """Write class ids [B,H,W] as palette PNGs and classes.txt under the host's output folder; returns the PNGs' paths."""
+    """Write class ids [B,H,W] as palette PNGs and classes.txt under the host's output folder; returns the PNGs' paths.
+
+    A list of other classes under the same prefix stays: the new one has the number of its first PNG in its name.
+    """
+    if len(names) > MOST_IDS:
+        raise ValueError(f"There are {len(names)} classes; a palette PNG holds up to {MOST_IDS}. Split the class list.")
     height, width = ids.shape[1:]
     folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), width, height)
     colours = torch.cat([torch.zeros(1, 3, dtype=torch.uint8), palette(len(names))])
     paths = [Path(folder) / f"{stem}_{counter + i:05}_.png" for i in range(len(ids))]
     for path, frame in zip(paths, ids, strict=True):
         palette_png(frame, colours, path)
-    (Path(folder) / f"{stem}_classes.txt").write_text("\n".join(["background", *names]) + "\n", "utf-8")
+    listed, lines = Path(folder) / f"{stem}_classes.txt", "\n".join(["background", *names]) + "\n"
+    if listed.is_file() and listed.read_text("utf-8") != lines:
+        listed = listed.with_name(f"{stem}_{counter:05}_classes.txt")
+    listed.write_text(lines, "utf-8")
     return paths
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from .core import geometry
 from .core.draw import to_picture
 from .core.encoded import EncodedImage
+from .core.overlay_target import OBSERVABLE
 from .core.palettes import palette
 
 SIZE = 384
@@ -17,15 +18,15 @@ STRENGTH = 0.65
 class MaskPreview:
     """Draws previews of one EncodedImage; the shrunken photo of the frame in work is kept, so that a step costs little."""
 
-    def __init__(self, image: EncodedImage):
-        self.image = image
+    def __init__(self, image: EncodedImage, mask_target: str = "binary"):
+        self.image, self.mask_target = image, mask_target
         self.frame = -1
         self.photo: Tensor | None = None
 
     def draw(self, frame: int, prompt: int, x0: Tensor) -> Image.Image:
         """x0 [4,h,w] unscaled, of prompt number `prompt` → the frame's photo, at most SIZE pixels, tinted where the mask is."""
         photo = self._photo(frame)  # [h,w,3]
-        strength = self._soft(x0, tuple(photo.shape[:2])) * STRENGTH  # [h,w,1]
+        strength = self._soft(frame, x0, tuple(photo.shape[:2])) * STRENGTH  # [h,w,1]
         strength = strength.flip(1) if self.image.is_mirrored(frame) else strength
         colour = palette(prompt + 1)[prompt].float() / 255
         return to_picture(photo * (1 - strength) + colour * strength)
@@ -37,11 +38,18 @@ class MaskPreview:
             self.photo, self.frame = geometry.resize(photo.movedim(-1, 1), small)[0].movedim(0, -1), frame
         return self.photo
 
-    def _soft(self, x0: Tensor, size: tuple[int, int]) -> Tensor:
-        """How far x0 lies on the way from the black latent to the white one: [4,h,w] → [H,W,1] in [0,1]."""
-        black, white = self.image.probe
-        axis = (white - black) / (white - black).square().sum()
-        soft = ((x0.float().cpu() - black[:, None, None]) * axis[:, None, None]).sum(0).clamp(0, 1)
+    def _soft(self, frame: int, x0: Tensor, size: tuple[int, int]) -> Tensor:
+        """How much of a mask x0 [4,h,w] shows, as the model draws masks: white on black, or on the photo. [H,W,1] in [0,1]."""
+        soft = self._brightness(x0)
+        if self.mask_target == "overlay":
+            photo = self._brightness(self.image.latents[frame])
+            soft = ((soft - photo) / (1 - photo).clamp(min=OBSERVABLE)).clamp(0, 1)
         fitted = self.image.geometry
         height, width = (max(1, round(s * r / p)) for s, r, p in zip(soft.shape, fitted.resized, fitted.padded, strict=True))
         return geometry.resize(soft[None, None, :height, :width], size)[0, 0, :, :, None]
+
+    def _brightness(self, latent: Tensor) -> Tensor:
+        """How far a latent lies on the way from the black one to the white one: [4,h,w] → [h,w] in [0,1]."""
+        black, white = self.image.probe
+        axis = (white - black) / (white - black).square().sum()
+        return ((latent.float().cpu() - black[:, None, None]) * axis[:, None, None]).sum(0).clamp(0, 1)

@@ -22,6 +22,7 @@ from .preview import SIZE as PREVIEW_SIZE
 from .preview import MaskPreview
 
 DEFAULT_RESOLUTION = 512
+SMALLEST_TILE = 64
 
 
 @dataclass
@@ -54,6 +55,9 @@ def encode_image(
     tiles in image pixels, 0 for the whole image. mirror: also encode every frame (or tile) with left and right swapped.
     """
     _check_image(image)
+    if 0 < tile < SMALLEST_TILE:
+        raise ValueError(f"Tiles of {tile} pixels are too small to show anything; use {SMALLEST_TILE} or more, or 0 for none.")
+    host.check_vae(vae)
     plan = tiles.plan_tiles(image.shape[1], image.shape[2], tile) if tile else None
     frames = tiles.cut_tiles(image, plan) if plan else image
     frames = torch.stack([frames, frames.flip(2)], 1).flatten(0, 1) if mirror else frames  # [F*2,H,W,C]
@@ -152,7 +156,7 @@ def sample_masks(
         for e in range(members)
     ]
     out = torch.zeros(members, len(image.latents) * count, 4, *size)
-    run = _Run(model, prompts, image, noises, plan, settings.sampler, progress, MaskPreview(image))
+    run = _Run(model, prompts, image, noises, plan, settings.sampler, progress, MaskPreview(image, config.mask_target))
     for chunk in _chunks(jobs, host.chunk_size(model, tuple(size))):
         latents = _sample_chunk(run, chunk)
         for (f, k, _s, e), latent in zip(chunk, latents, strict=True):
@@ -233,6 +237,7 @@ def decode_masks(vae, latent: dict, uncertainty: bool = False, progress: Progres
     uncertainty: decode every ensemble member too, and keep the per-pixel standard deviation of the masks of all members
     and views.
     """
+    host.check_vae(vae)
     source = latent.get("digseg")
     if not isinstance(source, MaskSource):
         raise ValueError(
@@ -251,7 +256,8 @@ def decode_masks(vae, latent: dict, uncertainty: bool = False, progress: Progres
     progress = progress or Progress(decode_count(latent, uncertainty))
     soft = _decode(vae, latent["samples"], source, progress)  # [V,B,K,H,W]
     spread = _spread(vae, soft, source, progress) if uncertainty else None
-    return masks.Masks(soft.mean(0), source.names, source.image.image, source.threshold, spread)
+    mean = soft.mean(0) if len(soft) > 1 else soft[0]
+    return masks.Masks(mean, source.names, source.image.image, source.threshold, spread)
 
 
 def _spread(vae, soft: Tensor, source: MaskSource, progress: Progress) -> Tensor | None:
@@ -263,13 +269,13 @@ def _spread(vae, soft: Tensor, source: MaskSource, progress: Progress) -> Tensor
 def _decode(vae, latents: Tensor, source: MaskSource, progress: Progress) -> Tensor:
     """[F*K,4,h,w] → soft masks of every view [V,B,K,H,W] float32 in [0,1]."""
     image, count = source.image, len(source.names)
-    parts = []
+    soft = torch.empty(len(latents), *image.geometry.original)
     for rows in torch.arange(len(latents)).split(host.decode_chunk_size(vae, tuple(latents.shape[-2:]))):
         pixels = host.decode(vae, latents[rows])
         photos = _fitted_photos(image, rows // count) if source.mask_target == "overlay" else pixels
-        parts.append(geometry.unfit(masks_from_pixels(pixels, photos, source.mask_target), image.geometry))
+        soft[rows] = geometry.unfit(masks_from_pixels(pixels, photos, source.mask_target), image.geometry)
         progress.advance(len(rows))
-    soft = image.turn_back(torch.cat(parts).unflatten(0, (-1, count)))  # [F*K,H,W], F = B*T*V → [V,B*T,K,H,W]
+    soft = image.turn_back(soft.unflatten(0, (-1, count)))  # [F*K,H,W], F = B*T*V → [V,B*T,K,H,W]
     if image.tile_plan is None:
         return soft
     soft = soft.unflatten(1, (len(image.image), len(image.tile_plan.corners)))  # [V,B,T,K,h,w]
@@ -301,6 +307,7 @@ def segment(
     Also returns `draw_overlay` of them, which becomes the last preview: a node keeps showing its last preview.
     """
     _check_image(image)
+    host.check_vae(vae)
     config = host.config_of(model)
     resolution = resolution or default_resolution(model, vae)
     frames = len(image) * (len(tiles.plan_tiles(image.shape[1], image.shape[2], tile).corners) if tile else 1)
@@ -320,5 +327,5 @@ def segment(
 
 def draw_overlay(found: masks.Masks, threshold: float = 0.0) -> Tensor:
     """The photo with every hard mask in its own colour: IMAGE [B,H,W,3] in [0,1]. threshold 0: the checkpoint's."""
-    hard = masks.harden(found.soft, threshold or found.threshold)
+    hard = (masks.harden(soft, threshold or found.threshold) for soft in found.soft.unbind(1))
     return masks.overlay(found.image, hard, palette(len(found.names)).float() / 255)

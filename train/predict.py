@@ -79,7 +79,7 @@ def write_all(targets: list[Path], image: np.ndarray, soft: Tensor, threshold: f
     indexed.putdata(ids.flatten())
     indexed.putpalette([0, 0, 0, *np.asarray(colours).flatten().tolist()])
     photo = torch.from_numpy(image.copy())[None].float() / 255
-    painted = overlay(photo, hard[None].float(), torch.as_tensor(np.asarray(colours)).float() / 255)[0]
+    painted = overlay(photo, hard[:, None].float(), torch.as_tensor(np.asarray(colours)).float() / 255)[0]
     pictures += [indexed, Image.fromarray((painted.numpy() * 255).round().astype(np.uint8))]
     for target, picture in zip(targets, pictures, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def _column_width(column, size: int) -> int:
 
 
 def beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two pictures side by side on the panel colour, top-aligned."""
+    """Two pictures side by side on the panel colour, the left one in the middle of the height."""
     canvas = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), PANEL)
     canvas.paste(left, (0, (canvas.height - left.height) // 2))
     canvas.paste(right, (left.width, 0))

@@ -47,6 +47,8 @@ class EncodedImage:
 
     def turn_back(self, soft: Tensor) -> Tensor:
         """Masks of every view [F,K,H,W] → [V,F/V,K,H,W], all the same way round as the photo."""
+        if not self.mirrored:
+            return soft[None]
         views = soft.unflatten(0, (-1, self.views)).movedim(1, 0)  # [V,F/V,K,H,W]
         return torch.stack([view.flip(-1) if number else view for number, view in enumerate(views)])
 

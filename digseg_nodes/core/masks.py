@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ class Masks:
 
     soft: [B,K,H,W] float32 in [0,1], frame by frame, within a frame prompt by prompt. names: K labels. image: the
     photo [B,H,W,3] in [0,1]. threshold: the checkpoint's τ. spread: [B,K,H,W] float32 in [0, 0.5], the standard
-    deviation of the ensemble members' masks, or None for an ensemble of one.
+    deviation over the masks of all ensemble members and views, or None of a single one.
     """
 
     soft: Tensor
@@ -55,26 +56,22 @@ def semantic_map(soft: Tensor, thresholds: Tensor) -> Tensor:
     return torch.where(best >= 0, index + 1, 0)
 
 
-def coverage(mask: Tensor) -> Tensor:
-    """Share of pixels set, in [0,1]: mean over the last two axes."""
-    return mask.float().mean((-2, -1))
-
-
 def outline(hard: Tensor, width: int = 1) -> Tensor:
     """The inner contour of hard masks [N,H,W], `width` pixels wide: 1 on the contour, else 0."""
     padded = F.pad(1.0 - hard.unsqueeze(1), (width,) * 4, mode="replicate")
     return hard * F.max_pool2d(padded, 2 * width + 1, stride=1).squeeze(1)
 
 
-def overlay(image: Tensor, hard: Tensor, colours: Tensor, opacity: float = 0.55) -> Tensor:
-    """Masks painted over a photo: tinted inside, with a solid contour, the rest slightly dimmed where nothing is.
+def overlay(image: Tensor, hard: Iterable[Tensor], colours: Tensor, opacity: float = 0.55) -> Tensor:
+    """Masks painted over a photo: tinted inside, with a solid contour; the rest stays as it is.
 
-    image [B,H,W,3] in [0,1]; hard [B,K,H,W] in {0,1}; colours [K,3] in [0,1]. Returns [B,H,W,3] in [0,1].
+    image [B,H,W,3] in [0,1]; hard: K masks [B,H,W] in {0,1}, looked at one by one; colours [K,3] in [0,1]. Returns [B,H,W,3]
+    in [0,1].
     """
     out = image.clone()
     width = max(1, round(min(image.shape[1:3]) / 256))
-    for k, colour in enumerate(colours.to(image)):
-        inside = hard[:, k].unsqueeze(-1)  # [B,H,W,1]
-        out = out + inside * opacity * (colour - out)
-        out = out + outline(hard[:, k], width).unsqueeze(-1) * (colour - out)
+    for mask, colour in zip(hard, colours.to(image), strict=True):
+        if mask.any():
+            out = out + mask.unsqueeze(-1) * opacity * (colour - out)  # [B,H,W,1] * [3]
+            out = out + outline(mask, width).unsqueeze(-1) * (colour - out)
     return out.clamp(0.0, 1.0)

@@ -39,7 +39,7 @@ class DiGSegSemanticMap(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How strongly the colours cover the photo: 0 not at all, 1 completely.",
+                    tooltip="How strongly the colours cover the photo: 0 outlines alone, 1 completely.",
                 ),
                 io.Boolean.Input("legend", default=True, tooltip="Draw the classes found, with their share of the picture."),
                 io.String.Input(
@@ -71,7 +71,7 @@ class DiGSegSemanticMap(io.ComfyNode):
 def draw_map(found: mask_ops.Masks, ids: torch.Tensor, shares: list[float], opacity: float, legend: bool) -> torch.Tensor:
     """The photo [B,H,W,3] coloured by class ids [B,H,W], with a legend of the classes that were found beside it."""
     colours = palette(len(found.names))
-    hard = torch.stack([(ids == k + 1).float() for k in range(len(found.names))], dim=1)  # [B,K,H,W]
+    hard = ((ids == k + 1).float() for k in range(len(found.names)))  # [B,H,W] each
     image = mask_ops.overlay(found.image, hard, colours.float() / 255, opacity)
     if not legend:
         return image
@@ -83,8 +83,8 @@ def draw_map(found: mask_ops.Masks, ids: torch.Tensor, shares: list[float], opac
 
 def grey_ids(ids: torch.Tensor) -> torch.Tensor:
     """Ids [B,H,W] as an IMAGE whose 8-bit values are the ids, whether a reader rounds or cuts off."""
-    if int(ids.max()) > 255:
-        raise ValueError(f"There are {int(ids.max())} classes; an id image holds up to 255. Split the class list.")
+    if int(ids.max()) > host.MOST_IDS:
+        raise ValueError(f"There are {int(ids.max())} classes; an id image holds up to {host.MOST_IDS}. Split the class list.")
     return ((ids.float() + 0.25) / 255).clamp(max=1.0).unsqueeze(-1).expand(-1, -1, -1, 3)
 
 

@@ -51,6 +51,11 @@ def test_values_out_of_range_are_refused_before_anything_runs(client, graph):
         client.run(graph.change(SEGMENT, ensemble=0).prompt)
 
 
+def test_tiles_too_small_to_show_anything_are_refused(client, graph):
+    with pytest.raises(RunError, match="Tiles of 8 pixels are too small to show anything; use 64 or more"):
+        client.run(graph.change(SEGMENT, tile=8).prompt)
+
+
 def test_a_resized_latent_is_refused(client, graph):
     """Decoded, its masks would be a part of the picture stretched over the photo."""
     prompt = dict(graph.prompt)

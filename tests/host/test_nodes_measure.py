@@ -63,6 +63,17 @@ def test_saved_label_maps_are_a_data_set_for_training(client, host):
         assert all(np.array_equal(mask, ids == THINGS.index(name) + 1) for name, mask in found.items())
 
 
+def test_a_list_of_classes_is_not_replaced_by_that_of_other_classes(client, host):
+    folder = host.base / "output/kept"
+    graph = mapped(save_prefix="kept/scene")
+    client.run(graph)
+    first = (folder / "scene_classes.txt").read_text(encoding="utf-8")
+    graph[SEGMENT]["inputs"]["text"] = THINGS[0]
+    client.run(graph)
+    assert (folder / "scene_classes.txt").read_text(encoding="utf-8") == first
+    assert (folder / "scene_00003_classes.txt").read_text(encoding="utf-8") == f"background\n{THINGS[0]}\n"
+
+
 def test_a_class_has_its_own_threshold(client):
     plain = shares(client.run(mapped()))
     raised = shares(client.run(mapped(class_thresholds=f"{THINGS[0]}: 1.0")))

@@ -110,7 +110,7 @@ def memory_of(host) -> int:
 
 @pytest.fixture
 def photo(client, tmp_path) -> str:
-    return upload(client, tmp_path / "split.png", 48, 64)
+    return upload(client, tmp_path / "split.png", 96, 128)
 
 
 def upload(client: Client, path, height: int, width: int, seed: int = 0) -> str:
@@ -124,10 +124,10 @@ def upload(client: Client, path, height: int, width: int, seed: int = 0) -> str:
 SETTINGS = [
     {},
     {"ensemble": 2, "uncertainty": True},
-    {"tile": 32},
+    {"tile": 64},
     {"resolution": 96},
     {"mirror": True, "uncertainty": True},
-    {"mirror": True, "tile": 32, "ensemble": 2, "uncertainty": True},
+    {"mirror": True, "tile": 64, "ensemble": 2, "uncertainty": True},
 ]
 
 
@@ -222,9 +222,9 @@ def test_one_tile_is_the_whole_image(client, checkpoint, tmp_path):
     assert whole.std() > 0 and np.abs(whole.astype(int) - single).max() <= 1
 
 
-@pytest.mark.parametrize("tile", [0, 32])
+@pytest.mark.parametrize("tile", [0, 64])
 def test_mirror_averages_the_photo_and_its_mirror_image(client, checkpoint, tmp_path, tile):
-    photo = upload(client, tmp_path / "ways.png", 48, 64)
+    photo = upload(client, tmp_path / "ways.png", 96, 128)
     Image.open(tmp_path / "ways.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "other way.png")
     turned = client.upload(tmp_path / "other way.png")
 
@@ -251,6 +251,19 @@ def with_stock_nodes(steps: int, add_noise: bool = True) -> dict:
         "65": node("DiGSegDecodeMasks", vae=[LOADER, 2], masks=["64", 0], uncertainty=False),
         "66": node("DiGSegPickMask", masks=["65", 0], names="", mode="soft", threshold=0.0, invert=False),
     }
+
+
+@pytest.mark.parametrize("name", ["  red   circle ", " \n "])
+def test_names_of_masks_for_stock_samplers_are_those_of_text_prompts(client, checkpoint, photo, name):
+    graph = Steps(checkpoint, photo).without(SEGMENT, PICK, PROMPTS, SAMPLE, DECODE, PICK_STEPS, MAP)
+    graph |= with_stock_nodes(steps=2, add_noise=False)
+    graph["61"]["inputs"]["name"] = name
+    if name.strip():
+        graph["66"]["inputs"]["names"] = "red circle"
+        assert shown(client, client.run(graph), "66").shape[1:] == (96, 128)
+    else:
+        with pytest.raises(RunError, match="The mask has no name; write what it is called"):
+            client.run(graph)
 
 
 @pytest.mark.parametrize("scheduler", [None, "simple"])

@@ -56,3 +56,19 @@ def test_unet_alone_with_the_users_clip_and_vae(host, tmp_path, family):
     masks = [segmentation.segment(*models, photo, prompts, settings)[0].soft for models in (whole, pieces)]
     assert masks[0].std() > 0.01
     assert deviation(masks[1], masks[0]) <= 1e-4
+
+
+def test_parts_of_other_models_or_none_are_refused_by_name(host):
+    import comfy.sd
+    import comfy.taesd.taesd
+
+    from digseg_nodes import segmentation
+
+    sixteen = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=16).state_dict())
+    photo = torch.rand(1, 64, 64, 3)
+    with pytest.raises(ValueError, match=r"makes latents of 16 channels, DiGSeg models read 4\. Use the VAE of"):
+        segmentation.encode_image(sixteen, photo, 64)
+    with pytest.raises(ValueError, match="There is no VAE: the loader it comes from found none"):
+        segmentation.decode_masks(None, {"samples": torch.zeros(1, 4, 8, 8)})
+    with pytest.raises(ValueError, match="There is no CLIP: the loader it comes from found none"):
+        segmentation.encode_prompts(None, parse_prompts("a cat"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from digseg_nodes.core.masks import Masks, coverage, harden, outline, overlay, semantic_map, soft_mask, union
+from digseg_nodes.core.masks import Masks, harden, outline, overlay, semantic_map, soft_mask, union
 
 
 def test_soft_mask_is_the_unclamped_mean_of_the_channels():
@@ -33,10 +33,9 @@ def test_semantic_map_takes_the_strongest_class_above_its_own_threshold():
     assert semantic_map(torch.zeros(1, 3, 2, 2), torch.tensor([0.5, 0.5, 0.5])).max() == 0
 
 
-def test_coverage_and_outline():
+def test_outline():
     mask = torch.zeros(1, 8, 8)
     mask[:, 2:6, 2:6] = 1
-    assert coverage(mask).item() == 0.25
     ring = outline(mask)
     assert ring.sum() == 12 and (ring <= mask).all()
     assert outline(torch.ones(1, 4, 4)).sum() == 0  # the picture's own edge is no contour
@@ -46,7 +45,7 @@ def test_overlay_changes_only_what_is_selected():
     image = torch.rand(1, 32, 32, 3)
     hard = torch.zeros(1, 2, 32, 32)
     hard[:, 0, 4:12, 4:12] = 1
-    drawn = overlay(image, hard, torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]))
+    drawn = overlay(image, hard.unbind(1), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]))
     outside = hard[0].amax(0) == 0
     assert torch.equal(drawn[0][outside], image[0][outside])
     assert (drawn[0, 6:10, 6:10, 0] >= image[0, 6:10, 6:10, 0]).all() and not torch.equal(drawn, image)

@@ -1,0 +1,42 @@
+"""The live picture: where the tint lies, for either way of drawing masks."""
+
+import numpy as np
+import torch
+
+from digseg_nodes.core.encoded import EncodedImage
+from digseg_nodes.core.geometry import plan_geometry
+from digseg_nodes.preview import SIZE, MaskPreview
+
+PROBE = torch.tensor([[0.0] * 4, [1.0] * 4])
+
+
+def encoded(brightness: torch.Tensor) -> EncodedImage:
+    """A grey photo [8h,8w] whose latent [4,h,w] is its brightness."""
+    photo = brightness.repeat_interleave(8, 0).repeat_interleave(8, 1)
+    geometry = plan_geometry(*photo.shape, max(photo.shape))
+    return EncodedImage(brightness.expand(1, 4, -1, -1), photo[None, ..., None].expand(-1, -1, -1, 3), geometry, None, PROBE)
+
+
+def tinted(target: str, painted: torch.Tensor, photo: torch.Tensor) -> np.ndarray:
+    """Where the preview of a mask differs from that of no mask, in the middle of each latent pixel: bool [h,w]."""
+    preview = MaskPreview(encoded(photo), target)
+    nothing = photo if target == "overlay" else torch.zeros_like(photo)
+    mask, none = (np.asarray(preview.draw(0, 0, latent.expand(4, -1, -1))).astype(int) for latent in (painted, nothing))
+    step = SIZE // len(photo)
+    return (np.abs(mask - none).max(-1) > 12)[step // 2 :: step, step // 2 :: step]
+
+
+def test_white_on_black():
+    mask = torch.zeros(8, 8)
+    mask[2:5, 3:7] = 1
+    assert np.array_equal(tinted("binary", mask, torch.full((8, 8), 0.8)), mask.bool().numpy())
+
+
+def test_white_on_the_photo():
+    """A bright half of the photo is no mask; read as white on black it would be."""
+    photo, mask = torch.full((8, 8), 0.2), torch.zeros(8, 8)
+    photo[:, 4:] = 0.7
+    mask[2:5, 2:6] = 1
+    painted = photo + mask * (1 - photo)
+    assert np.array_equal(tinted("overlay", painted, photo), mask.bool().numpy())
+    assert tinted("binary", painted, photo)[:, 4:].all()
