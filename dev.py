@@ -316,10 +316,13 @@ def free_port() -> int:
 def link_pack(custom_nodes: Path) -> None:
     """Make this checkout visible as custom_nodes/digseg-nodes: a symlink, on Windows a junction (needs no rights)."""
     link = custom_nodes / PACK_NAME
-    if link.resolve() == ROOT.resolve():
+    if os.path.realpath(link) == os.path.realpath(ROOT):
         return
     try:
-        link.rmdir() if link.is_dir() and not link.is_symlink() else link.unlink(missing_ok=True)  # where the checkout was before
+        if link.is_symlink():
+            link.unlink()  # where the checkout was before
+        elif os.path.lexists(link):
+            link.rmdir()  # a junction on Windows; nothing that holds anything
     except OSError as error:
         raise StepError(f"linking this checkout as {link}: something else is there", "move it away") from error
     if not WINDOWS:
@@ -494,7 +497,8 @@ def serve(args: argparse.Namespace, rest: list[str]) -> int:
         say(f"\n  {host.url}\n\nWorkflow > Browse Templates > {PACK_NAME} holds the examples. Ctrl-C stops it.")
         if not args.no_browser:
             webbrowser.open(host.url)
-        host.process.wait()
+        while host.process.poll() is None:
+            time.sleep(1)  # Ctrl-C does not wake a wait for a process on Windows
         raise StepError("ComfyUI ended by itself", "the log names the cause", host.log)
 
 

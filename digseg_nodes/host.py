@@ -5,6 +5,7 @@ Everything is tested by feature, never by version number, so that the same code 
 
 from __future__ import annotations
 
+import glob
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
@@ -597,7 +598,7 @@ def stock_sigmas(schedule: DDIMSchedule) -> Tensor:
 def save_label_maps(ids: Tensor, names: tuple[str, ...], prefix: str) -> list[Path]:
     """Write class ids [B,H,W] as palette PNGs and classes.txt under the host's output folder; returns the PNGs' paths.
 
-    A list of other classes under the same prefix stays: the new one has the number of its first PNG in its name.
+    A list of other classes under the same prefix stays: the new one has the number of the first PNG it is for in its name.
     """
     if len(names) > MOST_IDS:
         raise ValueError(f"There are {len(names)} classes; a palette PNG holds up to {MOST_IDS}. Split the class list.")
@@ -607,11 +608,16 @@ def save_label_maps(ids: Tensor, names: tuple[str, ...], prefix: str) -> list[Pa
     paths = [Path(folder) / f"{stem}_{counter + i:05}_.png" for i in range(len(ids))]
     for path, frame in zip(paths, ids, strict=True):
         palette_png(frame, colours, path)
-    listed, lines = Path(folder) / f"{stem}_classes.txt", "\n".join(["background", *names]) + "\n"
-    if listed.is_file() and listed.read_text("utf-8") != lines:
-        listed = listed.with_name(f"{stem}_{counter:05}_classes.txt")
-    listed.write_text(lines, "utf-8")
+    _write_names(Path(folder), stem, counter, "\n".join(["background", *names]) + "\n")
     return paths
+
+
+def _write_names(folder: Path, stem: str, counter: int, lines: str) -> None:
+    lists = [folder / f"{stem}_classes.txt", *sorted(folder.glob(f"{glob.escape(stem)}_?????_classes.txt"))]
+    if not lists[0].is_file():
+        lists[0].write_text(lines, "utf-8")
+    elif lists[-1].read_text("utf-8") != lines:
+        (folder / f"{stem}_{counter:05}_classes.txt").write_text(lines, "utf-8")
 
 
 def sample(

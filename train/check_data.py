@@ -25,19 +25,18 @@ from train.data.base import DataError, Sample, Source
 from train.data.build import open_source
 from train.data.config import load_data
 
-CELL, PAIRS = 160, 24
+CELL, PAIRS, UNUSED_SHOWN = 160, 24, 10
 SPLITS = ("train", "validation", "test")
 
 
 class Inventory:
-    """Counts of one split: images, masks and mean mask area per class, problems by file, files nothing asks for."""
+    """Counts of one split: images, masks and mean mask area per class, problems by file."""
 
     def __init__(self):
         self.images, self.unlabelled = 0, 0
         self.areas: dict[str, list[float]] = defaultdict(list)
         self.absent: dict[str, int] = defaultdict(int)
         self.problems: list[str] = []
-        self.strays: list[str] = []
 
     def add(self, sample: Sample) -> None:
         """Count one image."""
@@ -90,9 +89,16 @@ def contact_sheet(pairs: list[tuple[np.ndarray, np.ndarray, str]], columns: int 
     return sheet
 
 
+def unused_lines(files: list[Path]) -> list[str]:
+    """What to say about mask files that no split has an image for."""
+    lines = [f"UNUSED {path} belongs to no image; expected <image name>.png" for path in files[:UNUSED_SHOWN]]
+    return [*lines, f"UNUSED and {len(files) - UNUSED_SHOWN} more"] if len(files) > UNUSED_SHOWN else lines
+
+
 def check(path: Path, sheet: Path | None) -> int:
     """Print the inventory of every split; returns the number of problems."""
     config, problems, pairs = load_data(path), 0, []
+    masks, used = set(), set()
     for split in SPLITS:
         for source_config in config.split(split):
             print(f"{config.name or path.stem}, {split}, {source_config.type}:")
@@ -100,13 +106,16 @@ def check(path: Path, sheet: Path | None) -> int:
             try:
                 source = open_source(source_config)
                 take_stock(source, stock, pairs)
-                stock.strays = source.strays()
+                there, belonging = source.mask_files()
+                masks |= there
+                used |= belonging
                 print("\n".join(stock.lines(source.class_names)))
             except DataError as error:
                 stock.problems.append(str(error))
             print("".join(f"  PROBLEM {problem}\n" for problem in stock.problems), end="")
-            print("".join(f"  UNUSED {stray}\n" for stray in stock.strays), end="")
             problems += len(stock.problems)
+    for line in unused_lines(sorted(masks - used)):
+        print(line)
     if sheet is not None and pairs:
         contact_sheet(pairs).save(sheet)
         print(f"wrote {sheet}")

@@ -175,7 +175,7 @@ class Trainer:
                     bar.set_postfix(loss=f"{value:.4f}")
                 if self._after_step():
                     break
-                if self._told_to_stop():
+                if self._any_process(self.stopping):  # signals reach them at different steps; they end at the same one
                     self.save()
                     self.accelerator.print(f"stopped after step {self.progress.step}; the same command goes on from here")
                     return
@@ -203,12 +203,11 @@ class Trainer:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def _told_to_stop(self) -> bool:
-        """Whether any process was: signals reach them at different steps, and all have to end at the same one."""
+    def _any_process(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all have to ask at the same place."""
         if self.accelerator.num_processes == 1:
-            return self.stopping
-        told = torch.tensor(float(self.stopping), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(told, "sum") > 0)
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum") > 0)
 
     def step(self, parts: list[Batch]) -> torch.Tensor:
         """One optimizer step on this process's micro-batches; returns their mean loss, detached."""
@@ -275,9 +274,13 @@ class Trainer:
             tqdm.write(f"WARNING: {device} has {there / 2**30:.2f} GiB. {SAVING}")
 
     def _trial(self) -> float:
-        """Seconds of one micro-batch: encoding without the cache, forward and backward pass; the gradients are thrown away."""
-        part = self.batches[self.progress.step][0]
-        for _ in range(2):  # the first one is slow; long ones on a CPU are not worth a second
+        """Seconds of one micro-batch: encoding without the cache, forward and backward pass; the gradients are thrown away.
+
+        The first pass is slow, so a second one counts; one that takes long on a CPU is not worth it. Several processes have
+        to make as many passes as each other, whatever their clocks say.
+        """
+        part, alone = self.batches[self.progress.step][0], self.accelerator.num_processes == 1
+        for _ in range(2):
             synchronize(self.accelerator.device)
             started = time.perf_counter()
             ready = self._ready(part)
@@ -287,7 +290,7 @@ class Trainer:
             synchronize(self.accelerator.device)
             seconds = time.perf_counter() - started
             self.unet.zero_grad(set_to_none=True)
-            if self.accelerator.device.type == "cpu" and seconds > WORTH_REPEATING:
+            if alone and self.accelerator.device.type == "cpu" and seconds > WORTH_REPEATING:
                 break
         return seconds
 
@@ -321,20 +324,31 @@ class Trainer:
 
     def _score(self, sampling: Sampling) -> tuple[list[Record], list[Result]]:
         """Records of all processes, and this process's first results as pictures."""
-        networks, config, accelerator = self.networks, self.config, self.accelerator
-        if self.questions is None:
-            shard = (accelerator.process_index, accelerator.num_processes)
-            self.questions = list(
-                questions(self.validation_sources, networks, config.resolution, config.validation.images, shard, spread=True)
-            )
-        networks.unet.eval()
-        results = []
-        for question in self.questions:
-            soft = answer(networks, question, sampling)
-            results += score_question(question, soft, config.export.threshold)
-        networks.unet.train()
+        results, failure = [], None
+        self.networks.unet.eval()
+        try:
+            results = self._answers(sampling)
+        except Exception as error:
+            failure = error
+        self.networks.unet.train()
+        self._fail_together(failure)
         records = sorted(gather_object([result.record for result in results]), key=lambda record: record.image)
-        return records, results[: config.validation.pictures]
+        return records, results[: self.config.validation.pictures]
+
+    def _answers(self, sampling: Sampling) -> list[Result]:
+        """This process's share of the validation prompts, answered and scored."""
+        networks, config, processes = self.networks, self.config, self.accelerator
+        if self.questions is None:
+            shard, limit = (processes.process_index, processes.num_processes), config.validation.images
+            self.questions = list(questions(self.validation_sources, networks, config.resolution, limit, shard, spread=True))
+        answers = ((question, answer(networks, question, sampling)) for question in self.questions)
+        return [result for question, soft in answers for result in score_question(question, soft, config.export.threshold)]
+
+    def _fail_together(self, failure: Exception | None) -> None:
+        """Raise this process's failure, or say that another one failed: nobody waits for one that is gone."""
+        if not self._any_process(failure is not None):
+            return
+        raise failure or RuntimeError("The validation failed in another process; its message says why.")
 
     def averaged_weights(self):
         """Context in which the U-Net holds the averaged weights."""

@@ -72,6 +72,9 @@ def test_a_list_of_classes_is_not_replaced_by_that_of_other_classes(client, host
     client.run(graph)
     assert (folder / "scene_classes.txt").read_text(encoding="utf-8") == first
     assert (folder / "scene_00003_classes.txt").read_text(encoding="utf-8") == f"background\n{THINGS[0]}\n"
+    graph[SEGMENT]["inputs"]["text"] = "\n".join(THINGS)
+    client.run(graph)
+    assert (folder / "scene_00005_classes.txt").read_text(encoding="utf-8") == first
 
 
 def test_a_class_has_its_own_threshold(client):

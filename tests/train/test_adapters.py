@@ -78,11 +78,17 @@ def test_lists_name_photos_with_spaces_or_say_more_about_them(tmp_path):
         photo(tmp_path / f"{name}.jpg")
         picture(tmp_path / f"{name}.png", LABELS)
     yaml = '{type: index, root: ., images: "*.jpg", masks: "{1}.png", list: train.txt, classes: [a]}'
-    (tmp_path / "train.txt").write_text("my cat 1\n\nb  -1\n", encoding="utf-8")
+    (tmp_path / "train.txt").write_text("# mine\nmy cat 1\n\nb  -1\n", encoding="utf-8-sig")
     assert [image.stem for image, _ in source_of(tmp_path, yaml).pairs] == ["b", "my cat 1"]
     (tmp_path / "train.txt").write_text("c\nd\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"1 of 2 lines of .*train.txt name no photo, e.g. 'd'; .* like '"):
         source_of(tmp_path, yaml)
+    for content, complaint in ((b" \n", "names no photo: it is empty"), ("ä".encode("latin-1"), "is not UTF-8 text")):
+        (tmp_path / "train.txt").write_bytes(content)
+        with pytest.raises(DataError, match=complaint):
+            source_of(tmp_path, yaml)
+    (tmp_path / "train.txt").write_text("c", encoding="utf-8")
+    assert len(source_of(tmp_path, yaml.replace("*.jpg", ".//*.jpg")).pairs) == 1
 
 
 def test_a_list_is_below_the_root_wherever_the_data_is_described(tmp_path):

@@ -1,6 +1,7 @@
 """The folder layout: what it gives, and errors that name the file and what to do."""
 
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -67,6 +68,29 @@ def test_photos_are_turned_upright_as_the_nodes_see_them(root):
     for folder in (root / "masks").iterdir():
         Image.fromarray(mask.T.copy()).save(folder / "000.png")
     assert source(root).sample(0).image.shape == (64, 48, 3)  # drawn on the pixels as they are stored
+
+
+ORIENTATION_IN_WORDS = b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, ExifTags.Base.Orientation, 2, 4, b"six\0", 0)
+
+
+@pytest.mark.parametrize("exif", [ORIENTATION_IN_WORDS, b"garbage"])
+def test_odd_exif_data_is_no_reason_to_stop(root, exif):
+    (photo,) = (root / "images").glob("000.*")
+    photo.unlink()
+    Image.new("RGB", (64, 48)).save(root / "images/000.png", exif=exif)
+    assert source(root).sample(0).image.shape == (48, 64, 3)
+
+
+def test_a_mask_that_lies_as_its_photo_does_is_turned_with_it(root):
+    (photo,) = (root / "images").glob("000.*")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    for path in (photo, root / "masks/box/000.png"):
+        Image.open(path).save(path, exif=exif)
+    stored = np.asarray(Image.open(photo))
+    sample = source(root).sample(0)
+    assert np.array_equal(sample.image, stored[::-1, ::-1])
+    assert np.array_equal(sample.queries[0].mask, np.asarray(Image.open(root / "masks/box/000.png"))[::-1, ::-1] >= 128)
 
 
 def test_a_photo_of_16_bit_keeps_its_grey_levels(root):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import yaml
+from PIL import Image
 
+from tests.train.helpers import folder_dataset
 from train.config import load_config
 from train.loop import Trainer
 from train.resume import latest_state, load_state
@@ -42,14 +46,40 @@ def test_two_processes_equal_one_with_twice_the_batch(config_file, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM")
 def test_a_signal_to_one_process_ends_all_after_the_same_step(config_file, tmp_path):
     line = [*TWO, "--config", str(config_file), "steps=100000", f"output={tmp_path / 'run'}"]
-    log = tmp_path / "run/log.jsonl"
-    with subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) as agent:
+    log, output = tmp_path / "run/log.jsonl", tmp_path / "printed.txt"
+    with output.open("w") as file:
+        agent = subprocess.Popen(line, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
+    started = psutil.Process(agent.pid)
+    try:
         while agent.poll() is None and not (log.is_file() and len(log.read_text(encoding="utf-8").splitlines()) > 3):
             time.sleep(0.1)
-        workers = [child for child in psutil.Process(agent.pid).children() if "finetune.py" in " ".join(child.cmdline())]
-        assert len(workers) == 2
+        workers = [child for child in started.children() if "finetune.py" in " ".join(child.cmdline())]
+        assert len(workers) == 2, output.read_text()
         workers[1].terminate()
-        printed = agent.communicate(timeout=200)[0]
-    assert agent.returncode == 0, printed
+        assert agent.wait(timeout=200) == 0, output.read_text()
+    finally:
+        for process in [*started.children(recursive=True), started] if agent.poll() is None else []:
+            process.kill()
     _, values = load_state(latest_state(tmp_path / "run/checkpoints"))
-    assert f"stopped after step {values['progress']['step']};" in printed
+    assert f"stopped after step {values['progress']['step']};" in output.read_text()
+
+
+@pytest.mark.timeout(600)
+def test_a_validation_that_fails_in_one_process_ends_all_and_loses_no_steps(config_file, tmp_path):
+    data = folder_dataset(tmp_path / "data")
+    (tmp_path / "data/broken").mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"data/broken/{number}.png")
+    (tmp_path / "data/broken/1.png").write_bytes(b"no image")  # the second process's share
+    for name in ("box", "disc"):
+        shutil.copytree(tmp_path / "data/masks" / name, tmp_path / "data/broken masks" / name)
+        Image.new("L", (64, 64)).save(tmp_path / "data/broken masks" / name / "0.png")
+    values = yaml.safe_load(data.read_text(encoding="utf-8"))
+    values["validation"] = {**values["train"], "images": "broken", "masks": "broken masks"}
+    data.write_text(yaml.safe_dump(values), encoding="utf-8")
+    settings = ["steps=6", "validation.every=4", "checkpoints.every=100", f"data={data}", f"output={tmp_path / 'run'}"]
+    line = [*TWO, "--config", str(config_file), *settings]
+    result = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode != 0
+    assert "1.png cannot be read as an image" in result.stderr + result.stdout
+    assert latest_state(tmp_path / "run/checkpoints").name.startswith("step-00000004")

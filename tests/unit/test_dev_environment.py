@@ -112,6 +112,10 @@ def test_a_kept_base_directory_follows_the_checkout_and_the_comfyui(checkout, tm
     (base / "custom_nodes" / dev.PACK_NAME / "somebody's").mkdir(parents=True)
     with pytest.raises(dev.StepError, match="something else is there"):
         dev.link_pack(base / "custom_nodes")
+    shutil.rmtree(base / "custom_nodes" / dev.PACK_NAME)
+    (base / "custom_nodes" / dev.PACK_NAME).touch()
+    with pytest.raises(dev.StepError, match="something else is there"):
+        dev.link_pack(base / "custom_nodes")
 
 
 def test_inputs_are_photos_and_videos_not_the_true_masks(checkout):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -60,6 +61,6 @@ class Source(ABC):
         """The plainest words for a class."""
         return name
 
-    def strays(self) -> list[str]:
-        """Files that belong to no image, in words for people."""
-        return []
+    def mask_files(self) -> tuple[set[Path], set[Path]]:
+        """All mask files of the classes, and those of them that belong to an image; empty where masks are found by image."""
+        return set(), set()

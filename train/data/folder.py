@@ -59,16 +59,11 @@ class FolderSource(Source):
     def plain_prompt(self, name: str) -> str:
         return self.wording.phrases[name][0]
 
-    def strays(self) -> list[str]:
+    def mask_files(self) -> tuple[set[Path], set[Path]]:
         names = {path.stem for path in list_images(self.config.images)}
-        masks = [path for name in self.class_names for path in sorted((self.config.masks / name).iterdir())]
-        unused = [path for path in masks if path.suffix != ".png" or path.stem not in names]
-        unused = [path for path in unused if path.suffix.lower() in IMAGE_SUFFIXES]
-        others = sorted(set(_subfolders(self.config.masks)) - set(self.class_names))
-        return [
-            *(f"{path} belongs to no image in {self.config.images}; expected <image name>.png" for path in unused),
-            *(f"{self.config.masks / name} is not among the classes {self.class_names}" for name in others),
-        ]
+        folders = [self.config.masks / name for name in self.class_names]
+        there = {path for folder in folders for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+        return there, {path for path in there if path.stem in names and path.with_suffix(".png").is_file()}
 
     def _mask_file(self, name: str, index: int) -> Path:
         return self.config.masks / name / f"{self.files[index].stem}.png"

@@ -6,19 +6,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from train.data.base import DataError, Query
 from train.data.config import LabelledConfig
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image of an EXIF orientation upright; 1 is upright already."""
 FAINT = 16
 """Masks whose brightest pixel is below this were not meant as black and white."""
 
 
 def read_image(path: Path, mode: str | None) -> np.ndarray:
-    """An image file as an array: [H,W,3] uint8 for mode "RGB", [H,W] for "L"; None keeps the stored values (indices)."""
+    """An image file as an array, turned upright: [H,W,3] uint8 for mode "RGB", [H,W] for "L"; None keeps the stored values
+    (indices)."""
     with _opened(path) as image:
-        return np.asarray(image.convert(mode) if mode else image)
+        upright = _upright(image)
+        return np.asarray(upright.convert(mode) if mode else upright)
 
 
 def read_photo(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -27,13 +39,18 @@ def read_photo(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     size: (height, width) of its labels; where only the pixels as they are stored have that size, these are taken.
     """
     with _opened(path) as image:
-        upright = image if size == (image.height, image.width) != _upright_size(image) else ImageOps.exif_transpose(image)
-        return np.asarray(_eight_bit(upright, path).convert("RGB"))
+        upright = _upright(image)
+        stored = size == (image.height, image.width) != (upright.height, upright.width)
+        return np.asarray(_eight_bit(image if stored else upright, path).convert("RGB"))
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    lying = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (image.width, image.height) if lying else (image.height, image.width)
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF data says; EXIF data that nobody can read turns nothing."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow's readers raise whatever damaged bytes lead them to
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 @contextmanager

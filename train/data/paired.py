@@ -1,7 +1,7 @@
 """Photos with one label file each: class numbers, class colours, or black and white."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -15,10 +15,12 @@ Labels = tuple[dict[str, np.ndarray], np.ndarray | None]
 
 def pair_files(config: PairedConfig) -> list[tuple[Path, Path]]:
     """(photo, label file) of every photo that matches, sorted; raises DataError when there is none or a label is missing."""
-    if Path(config.images).is_absolute() or re.search(r"\*\*|[?\[\]]", config.images):
+    wanted = PurePosixPath(config.images)
+    if wanted.is_absolute() or ".." in wanted.parts or re.search(r"\*\*|[?\[\]]", config.images):
         raise DataError(f"`images: {config.images}` must be a path below `root` with single stars (*) for what varies.")
-    pattern = re.compile(re.escape(config.images).replace(r"\*", "([^/]*)"))
-    parts = {image: pattern.fullmatch(image.relative_to(config.root).as_posix()) for image in config.root.glob(config.images)}
+    pattern = re.compile(re.escape(wanted.as_posix()).replace(r"\*", "([^/]*)"))
+    found = {image: pattern.fullmatch(image.relative_to(config.root).as_posix()) for image in config.root.glob(str(wanted))}
+    parts = {image: match for image, match in found.items() if match}  # a disk may not tell upper from lower case
     if not parts:
         raise DataError(f"No photo matches {config.root / config.images}. Check `root` and `images` of the data YAML.")
     values = {image: match.groups() or (image.stem,) for image, match in parts.items()}
@@ -31,13 +33,20 @@ def pair_files(config: PairedConfig) -> list[tuple[Path, Path]]:
 
 
 def _listed(path: Path, values: dict[Path, tuple[str, ...]]) -> list[Path]:
-    """The photos whose last value a list names, sorted; a line is a value, or starts with one before white space."""
+    """The photos whose last value a list names, sorted; a line is a value, or starts with one before white space, or is a
+    comment after #."""
     if not path.is_file():
         raise DataError(f"There is no list of images {path}.")
     by_name: dict[str, list[Path]] = {}
     for image, parts in values.items():
         by_name.setdefault(parts[-1], []).append(image)
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}). Save it as such.") from error
+    lines = [line for line in lines if line and (line in by_name or not line.startswith("#"))]
+    if not lines:
+        raise DataError(f"{path} names no photo: it is empty.")
     names = [line if line in by_name else line.split()[0] for line in lines]
     if unknown := [name for name in names if name not in by_name]:
         raise DataError(
