@@ -307,7 +307,6 @@ def segment(
     Also returns `draw_overlay` of them, which becomes the last preview: a node keeps showing its last preview.
     """
     _check_image(image)
-    host.check_vae(vae)
     config = host.config_of(model)
     resolution = resolution or default_resolution(model, vae)
     frames = len(image) * (len(tiles.plan_tiles(image.shape[1], image.shape[2], tile).corners) if tile else 1)

@@ -45,7 +45,7 @@ from train.yaml_config import ConfigError
 ENCODING_TIME = timedelta(days=1)
 """How long other processes wait for the first one to fill the cache."""
 WORTH_REPEATING = 5.0
-"""Seconds."""
+"""Seconds up to which a trial pass on a CPU is made twice."""
 
 FREE_SETTINGS = {
     "steps",

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from pycocotools.coco import COCO
 
-from train.data.base import DataError, Sample, Source
+from train.data.base import DataError, Sample
 from train.data.config import CocoConfig
-from train.data.labelled import Wording, check_size, file_digest, read_image, read_photo, settings_digest
+from train.data.labelled import LabelledSource, Wording, check_size, file_digest, read_image, read_photo, settings_digest
 
 
-class CocoSource(Source):
+class CocoSource(LabelledSource):
     """One class mask per category and image: the union of its annotations. See CocoConfig."""
 
     def __init__(self, config: CocoConfig):
@@ -32,13 +32,6 @@ class CocoSource(Source):
 
     def __len__(self) -> int:
         return len(self.images)
-
-    @property
-    def class_names(self) -> list[str]:
-        return list(self.wording.phrases)
-
-    def plain_prompt(self, name: str) -> str:
-        return self.wording.phrases[name][0]
 
     @cached_property
     def _names(self) -> dict[int, str]:

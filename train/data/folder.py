@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.base import DataError, Sample, Source
+from train.data.base import DataError, Sample
 from train.data.config import FolderConfig
-from train.data.labelled import Wording, check_size, file_digest, read_mask, read_photo, settings_digest
+from train.data.labelled import LabelledSource, Wording, check_size, file_digest, read_mask, read_photo, settings_digest
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -27,7 +27,7 @@ def list_images(folder: Path) -> list[Path]:
     return files
 
 
-class FolderSource(Source):
+class FolderSource(LabelledSource):
     """See FolderConfig."""
 
     def __init__(self, config: FolderConfig):
@@ -51,13 +51,6 @@ class FolderSource(Source):
 
     def __len__(self) -> int:
         return len(self.files)
-
-    @property
-    def class_names(self) -> list[str]:
-        return list(self.wording.phrases)
-
-    def plain_prompt(self, name: str) -> str:
-        return self.wording.phrases[name][0]
 
     def mask_files(self) -> tuple[set[Path], set[Path]]:
         names = {path.stem for path in list_images(self.config.images)}

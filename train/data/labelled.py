@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from train.data.base import DataError, Query
+from train.data.base import DataError, Query, Source
 from train.data.config import LabelledConfig
 
 TURNS = {
@@ -155,3 +155,16 @@ class Wording:
         rng = np.random.default_rng([seed, len(missing)])
         for position in rng.permutation(len(missing))[: self.config.absent_per_image]:
             yield Query(missing[position], self.phrases[missing[position]], None, "absent_random")
+
+
+class LabelledSource(Source):
+    """A source whose classes and phrases are those of its `wording`."""
+
+    wording: Wording
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.wording.phrases)
+
+    def plain_prompt(self, name: str) -> str:
+        return self.wording.phrases[name][0]

@@ -5,9 +5,19 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from train.data.base import DataError, Sample, Source
+from train.data.base import DataError, Sample
 from train.data.config import BinaryConfig, ColourConfig, IndexConfig, PairedConfig
-from train.data.labelled import Wording, check_size, file_digest, read_image, read_mask, read_matlab, read_photo, settings_digest
+from train.data.labelled import (
+    LabelledSource,
+    Wording,
+    check_size,
+    file_digest,
+    read_image,
+    read_mask,
+    read_matlab,
+    read_photo,
+    settings_digest,
+)
 
 Labels = tuple[dict[str, np.ndarray], np.ndarray | None]
 """Class masks and unlabelled pixels, bool [H,W] each; None when every pixel is labelled."""
@@ -63,7 +73,7 @@ def _fill(template: str, parts: tuple[str, ...]) -> str:
     return re.sub(r"\{(\d+)\}", lambda match: parts[int(match[1]) - 1], template)
 
 
-class PairedSource(Source):
+class PairedSource(LabelledSource):
     """See PairedConfig; sub-classes turn a label file into class masks."""
 
     def __init__(self, config: PairedConfig):
@@ -81,13 +91,6 @@ class PairedSource(Source):
 
     def __len__(self) -> int:
         return len(self.pairs)
-
-    @property
-    def class_names(self) -> list[str]:
-        return list(self.wording.phrases)
-
-    def plain_prompt(self, name: str) -> str:
-        return self.wording.phrases[name][0]
 
     def identity(self, index: int) -> str:
         c = self.config
