@@ -18,10 +18,13 @@ def encoded(brightness: torch.Tensor) -> EncodedImage:
 
 
 def tinted(target: str, painted: torch.Tensor, photo: torch.Tensor) -> np.ndarray:
-    """Where the preview of a mask differs from that of no mask, in the middle of each latent pixel: bool [h,w]."""
-    preview = MaskPreview(encoded(photo), target)
-    nothing = photo if target == "overlay" else torch.zeros_like(photo)
-    mask, none = (np.asarray(preview.draw(0, 0, latent.expand(4, -1, -1))).astype(int) for latent in (painted, nothing))
+    """Where the preview differs from the bare photo, in the middle of each latent pixel: bool [h,w]."""
+    image = encoded(photo)
+    previews = (
+        MaskPreview(image, target).draw(0, 0, painted.expand(4, -1, -1)),
+        MaskPreview(image).draw(0, 0, torch.zeros(4, 8, 8)),
+    )
+    mask, none = (np.asarray(preview).astype(int) for preview in previews)
     step = SIZE // len(photo)
     return (np.abs(mask - none).max(-1) > 12)[step // 2 :: step, step // 2 :: step]
 
