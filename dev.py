@@ -32,7 +32,7 @@ VENV = ROOT / ".venv"
 CACHE = ROOT / ".host"
 LOGS = CACHE / "logs"
 OUTPUT = ROOT / "output"
-SCENES = ROOT / "workflows" / "demo_scenes"
+SCENES = ROOT / "tools" / "demo_scenes"
 STAMP = VENV / "digseg-installed.json"
 
 PACK_NAME = "digseg-nodes"
@@ -476,7 +476,7 @@ def demo(args: argparse.Namespace, rest: list[str]) -> int:
         command = [
             install.python,
             "-m",
-            "workflows.demo",
+            "tools.demo",
             "--url",
             host.url,
             "--output",

@@ -63,7 +63,7 @@ def write_folder(path: Path, networks: Networks) -> None:
     """A folder as diffusers' MarigoldDepthPipeline saves it: fp16 variant, U-Net and text encoder in several files."""
     from diffusers import DDIMScheduler, MarigoldDepthPipeline
 
-    from train.tokenizer import clip_tokenizer
+    from train.networks.tokenizer import clip_tokenizer
 
     unet, vae, text, config = networks
     pipe = MarigoldDepthPipeline(unet, vae, DDIMScheduler.from_config(config.scheduler), text, clip_tokenizer())
@@ -72,7 +72,7 @@ def write_folder(path: Path, networks: Networks) -> None:
 
 def write_converted(path: Path, networks: Networks) -> None:
     """The original Stable Diffusion names with our metadata, as `train/convert.py --to ldm` writes them."""
-    from train.layouts import write_ldm
+    from train.networks.layouts import write_ldm
 
     write_ldm(path, networks.tensors(), networks.config, {})
 

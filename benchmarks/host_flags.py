@@ -16,8 +16,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import dev  # noqa: E402
-from workflows.api import Client  # noqa: E402
-from workflows.demo import load_scenes  # noqa: E402
+from tools.api import Client  # noqa: E402
+from tools.demo import load_scenes  # noqa: E402
 
 FLAGS = ("--cpu", "--force-fp16", "--fp16-unet", "--bf16-unet", "--fp8_e4m3fn-unet", "--fp8_e5m2-unet",
          "--bf16-vae", "--fp16-text-enc")  # fmt: skip

@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import dev  # noqa: E402
+from tools.api import Client, to_prompt  # noqa: E402
 from train.demo.world import SEEN, DemoWorld, Scene  # noqa: E402
-from workflows.api import Client, to_prompt  # noqa: E402
 
 GRAPH = ROOT / "workflows" / "inpaint_demo.json"
 MARGIN = 6  # pixels that growing by 3 and blurring by 2 can reach, and one more

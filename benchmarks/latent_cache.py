@@ -86,10 +86,10 @@ def measure(config: Path, steps: int) -> dict:
     """Seconds a step after a first one, and the memory that networks and steps took beside the imports."""
     import torch
 
-    from train.config import load_config
-    from train.loop import Trainer
+    from train.learning.loop import Trainer
     from train.memory import estimate
-    from train.tokenizer import clip_tokenizer
+    from train.networks.tokenizer import clip_tokenizer
+    from train.settings.train_config import load_config
 
     torch.set_num_threads(1)
     clip_tokenizer()  # not a tensor

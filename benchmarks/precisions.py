@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.load_memory import boot  # noqa: E402
 from tests.parity.precisions import hard_masks  # noqa: E402 (before ComfyUI, which has a package `tests` of its own)
-from workflows.demo import load_scenes  # noqa: E402
+from tools.demo import load_scenes  # noqa: E402
 
 CASES = {
     "U-Net fp16": ("fp16", torch.float32),

@@ -98,7 +98,7 @@ def against_marigold(host, case: Case) -> float:
     from digseg_nodes.core.ddim import initial_noise
     from digseg_nodes.core.masks import soft_mask
     from digseg_nodes.core.schedule import ddim_schedule
-    from train.tokenizer import clip_tokenizer
+    from train.networks.tokenizer import clip_tokenizer
 
     unet, vae, text, _ = case.networks
     pipe = MarigoldDepthPipeline(unet, vae, DDIMScheduler.from_config(case.scheduler), text, clip_tokenizer())

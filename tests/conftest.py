@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import dev  # noqa: E402
-from workflows.api import Client  # noqa: E402
+from tools.api import Client  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:

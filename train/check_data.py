@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from train.command import run
 from train.data.base import DataError, Sample, Source
 from train.data.build import open_source
 from train.data.config import load_data
+from train.settings.command import run
 
 CELL, PAIRS, UNUSED_SHOWN = 160, 24, 10
 SPLITS = ("train", "validation", "test")

@@ -26,7 +26,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
-from train.layouts import DTYPES, Components, write_folder, write_ldm, write_single, write_unet
+from train.networks.layouts import DTYPES, Components, write_folder, write_ldm, write_single, write_unet
 
 WRITERS = {"single": write_single, "unet": write_unet, "ldm": write_ldm, "diffusers": write_folder}
 MODELSPEC = ("title", "description", "license", "author")

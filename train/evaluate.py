@@ -19,8 +19,8 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from train.command import run
 from train.data.base import ABSENT_GROUPS
+from train.settings.command import run
 
 EXTREMES = 12
 
@@ -60,7 +60,7 @@ class Run:
 
     def report(self, with_records: bool) -> dict:
         """Everything about this run as JSON values."""
-        from train.scores import as_json, summarise, threshold_sweep
+        from train.scoring.scores import as_json, summarise, threshold_sweep
 
         calls = self.steps * self.ensemble * (2 if self.mirror else 1)
         values = {"steps": self.steps, "ensemble": self.ensemble, "mirror": self.mirror, "unet_calls": calls}
@@ -74,13 +74,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Load, predict, score, write."""
     from accelerate import Accelerator
 
-    from train.model import load_networks
-    from train.report import write_evaluation
+    from train.networks.bases import load_networks
+    from train.scoring.report import write_evaluation
 
     accelerator = Accelerator(cpu=arguments.cpu)
     networks = load_networks(arguments.checkpoint, arguments.components)
     if arguments.lora:
-        from train.lora import merge_lora
+        from train.networks.lora import merge_lora
 
         merge_lora(networks.unet, arguments.lora)
     networks.to(accelerator.device).eval()
@@ -106,11 +106,11 @@ def score_runs(runs: list[Run], networks, threshold: float, arguments: argparse.
     """Fill every run with the records of all images, in order, whatever the number of processes."""
     from tqdm import tqdm
 
-    from train.closed import ClosedScores
     from train.data.build import open_split
     from train.data.config import load_data
-    from train.text import encode_texts
-    from train.validate import Sampling, answer, questions, score_question
+    from train.networks.text_encoding import encode_texts
+    from train.scoring.closed_set import ClosedScores
+    from train.scoring.validate import Sampling, answer, questions, score_question
 
     sources = [source for source, _ in open_split(load_data(arguments.data), arguments.split)]
     resolution = arguments.resolution or networks.config.resolution
@@ -139,7 +139,7 @@ def score_runs(runs: list[Run], networks, threshold: float, arguments: argparse.
 
 def save_extremes(report: Path, one: Run, threshold: float) -> list[Path]:
     """Picture grids of the prompts with the lowest and the highest IoU; returns the files."""
-    from train.pictures import save_grid
+    from train.scoring.grids import save_grid
 
     paths = [report.with_name(f"{report.stem}-{one.steps}x{one.ensemble}-{which}.png") for which in ("worst", "best")]
     for path, results in zip(paths, (one.worst, one.best), strict=True):

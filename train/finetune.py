@@ -12,15 +12,15 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from train.command import run
+from train.settings.command import run
 
 
 def finetune(path: Path, overrides: list[str]) -> None:
     """Train as the configuration file and the overrides say."""
-    from train.config import load_config
+    from train.settings.train_config import load_config
 
     config = load_config(path, overrides)
-    from train.loop import Trainer
+    from train.learning.loop import Trainer
 
     Trainer(config).run()
 

@@ -27,16 +27,16 @@ from transformers import CLIPTextModel
 from digseg_nodes.core.bare_unet import STABLE_DIFFUSION_UNETS, bare_scheduler
 from digseg_nodes.core.checkpoint import CheckpointConfig
 from digseg_nodes.core.schedule import alphas_cumprod
-from train.batch import Batch
-from train.command import run
-from train.config import TrainConfig, load_config
 from train.data.config import DataConfig
 from train.data.prepare import LATENT_PIXELS
-from train.lora import add_lora
-from train.loss import make_loss
-from train.model import decode_latents, encode_pixels, open_base, text_model
-from train.single_file import TEXT_ENCODERS, VAE
-from train.validate import decode_batch
+from train.latents.batches import Batch
+from train.learning.loss import make_loss
+from train.networks.bases import decode_latents, encode_pixels, open_base, text_model
+from train.networks.lora import add_lora
+from train.networks.single_file import TEXT_ENCODERS, VAE
+from train.scoring.validate import decode_batch
+from train.settings.command import run
+from train.settings.train_config import TrainConfig, load_config
 
 GIB = 2**30
 EIGHT_BIT_FROM = 4096

@@ -23,15 +23,15 @@ from tqdm import tqdm
 from digseg_nodes.core.masks import overlay, semantic_map
 from digseg_nodes.core.palettes import palette
 from digseg_nodes.core.prompts import parse_prompts
-from train.command import run
+from train.settings.command import run
 
 
 def predict(arguments: argparse.Namespace) -> None:
     """Load the checkpoint and go through the folder."""
     from train.data.folder import list_images
-    from train.lora import merge_lora
-    from train.model import load_networks
-    from train.validate import Sampling
+    from train.networks.bases import load_networks
+    from train.networks.lora import merge_lora
+    from train.scoring.validate import Sampling
 
     prompts = parse_prompts("\n".join(arguments.prompts))
     networks = load_networks(arguments.checkpoint, arguments.components)
@@ -54,7 +54,7 @@ def segment(path: Path, prompts: list, networks, sampling, resolution: int) -> t
     """A photo uint8 [H,W,3] and its soft masks [K,H,W]; the wordings of a prompt make one mask, as in the nodes."""
     from train.data.base import Query, Sample
     from train.data.labelled import read_photo
-    from train.validate import answer, ask
+    from train.scoring.validate import answer, ask
 
     image = read_photo(path)
     wordings = [wording for prompt in prompts for wording in prompt.wordings]

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 import dev
-from workflows.shots import ARGUMENTS, READY, chromium
+from tools.shots import ARGUMENTS, READY, chromium
 
 DAY = 24 * 3600
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False}

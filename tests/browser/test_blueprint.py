@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import Page, TimeoutError
 
 import dev
-from workflows.api import Client, to_prompt
-from workflows.demo import node_of
-from workflows.graphs import SCENE, THINGS
-from workflows.shots import FIT, picture, run
+from tools.api import Client, to_prompt
+from tools.demo import node_of
+from tools.graphs import SCENE, THINGS
+from tools.shots import FIT, picture, run
 
 NAME = "DiGSeg text to mask"
 EMPTY = {"nodes": [], "links": [], "groups": [], "last_node_id": 0, "last_link_id": 0, "version": 0.4}

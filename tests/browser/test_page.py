@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 import dev
-from workflows.api import Client, to_prompt
-from workflows.shots import FIT
+from tools.api import Client, to_prompt
+from tools.shots import FIT
 
 NODE = "type => app.graph.nodes.find(node => node.type === type)"
 SHOWN = f"type => (({NODE})(type).imgs ?? []).map(image => [image.src, image.naturalWidth, image.naturalHeight])"

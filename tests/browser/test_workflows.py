@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import dev
-from workflows.shots import FIT, OVERLAPS, picture, run
+from tools.shots import FIT, OVERLAPS, picture, run
 
 NAMES = sorted(path.stem for path in (dev.ROOT / "workflows").glob("*.json"))
 UNKNOWN = "() => app.graph.nodes.filter(n => !LiteGraph.registered_node_types[n.type]).map(n => n.type)"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workflows import demo
-from workflows.api import Client, Run
+from tools import demo
+from tools.api import Client, Run
 
 CHECKPOINT = "digseg-demo.safetensors"
 LOADER, PHOTO, SEGMENT, PICK, COVERAGE = "1", "2", "3", "4", "5"

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 import dev
 from tests import big_checkpoints
 from tests.big_checkpoints import ModelFile
-from workflows import demo
-from workflows.api import Client, to_prompt
+from tools import demo
+from tools.api import Client, to_prompt
 
 from .conftest import node
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from digseg_nodes.core.lora_names import to_kohya
 from tests.parity.builders import SCHEDULERS, make_text, make_unet, make_vae, write_checkpoint
-from workflows.api import Client, RunError
+from tools.api import Client, RunError
 
 from .conftest import LOADER, PHOTO, PICK, SEGMENT, Graph, masks_of, node
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from workflows.api import GraphError, RunError
+from tools.api import GraphError, RunError
 
 from .conftest import LOADER, PHOTO, PICK, SEGMENT, Graph, node
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from workflows.locale import ENGLISH, english
+from tools.locale import ENGLISH, english
 
 
 def test_english_agrees_with_the_schemas(object_info):
     written = json.loads(ENGLISH.read_text(encoding="utf-8"))
-    assert written == english(object_info), "run `python -m workflows.locale --url ...`"
+    assert written == english(object_info), "run `python -m tools.locale --url ...`"
 
 
 def test_comfyui_serves_the_translations(client):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.parity.builders import SCHEDULERS, TEXTS, make_text, make_unet, make_vae, write_checkpoint
-from workflows.api import Client, Run, RunError
+from tools.api import Client, Run, RunError
 
 from .conftest import node
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 import dev
-from workflows.graphs import GRAPHS
+from tools.graphs import GRAPHS
 
 NODES = {
     *("DiGSegCheckpointLoader", "DiGSegUNETLoader", "DiGSegLoraLoader", "DiGSegBaseLoader"),

@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from workflows.api import RunInterrupted
+from tools.api import RunInterrupted
 
 from .conftest import SEGMENT, Graph
 

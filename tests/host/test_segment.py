@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import dev
-from workflows import demo
-from workflows.api import to_prompt
+from tools import demo
+from tools.api import to_prompt
 
 from .conftest import COVERAGE, LOADER, PHOTO, PICK, SEGMENT, Graph, coverage_of, masks_of, node
 

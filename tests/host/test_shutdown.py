@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import dev
-from workflows.api import Client, RunError
+from tools.api import Client, RunError
 
 
 def hear_ctrl_c() -> None:

@@ -1,6 +1,6 @@
 """Every example graph runs in the real ComfyUI and its pictures hold what they should.
 
-Run here as the page converts them (workflows.api.to_prompt; tests/browser compares it with the page's own conversion). The
+Run here as the page converts them (tools.api.to_prompt; tests/browser compares it with the page's own conversion). The
 graphs for SD 1.5, SDXL and Flux Fill paint with the bundled base here, in their loaders' place; test_big_checkpoints.py runs them
 as they are.
 """
@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import dev
-from workflows import demo
-from workflows.api import to_prompt
-from workflows.graphs import AERIAL, BIG, PAINT, SCENE, THINGS
+from tools import demo
+from tools.api import to_prompt
+from tools.graphs import AERIAL, BIG, PAINT, SCENE, THINGS
 
 FOLDER = dev.ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from digseg_nodes.core.checkpoint import open_checkpoint
 from digseg_nodes.core.masks import harden
 from digseg_nodes.core.prompts import parse_prompts
-from workflows.demo import ROOT, SCENES, Scene
+from tools.demo import ROOT, SCENES, Scene
 
 CHECKPOINT = ROOT / "digseg_nodes" / "models" / "digseg-demo.safetensors"
 

@@ -27,7 +27,7 @@ from tests.parity.builders import (
     reference_ddim,
     write_checkpoint,
 )
-from train.layouts import write_ldm
+from train.networks.layouts import write_ldm
 
 BOUND = 1e-4
 SCALE = 0.18215

@@ -15,7 +15,7 @@ from tests.parity.builders import (
     reference_ddim,
     write_checkpoint,
 )
-from train.text import prompt_tokens
+from train.networks.text_encoding import prompt_tokens
 
 BOUND = 1e-4
 SCALE = 0.18215

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.parity.precisions import hard_masks
-from workflows.demo import load_scenes
+from tools.demo import load_scenes
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from digseg_nodes.core.checkpoint import CheckpointConfig, save_checkpoint
-from train.model import plain_config
+from train.networks.bases import plain_config
 
 V_SCHEDULER = {
     "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",

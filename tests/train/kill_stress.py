@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from tests.train.helpers import folder_dataset, tiny_base
 from tests.train.test_finetune import ENVIRONMENT, command
-from train.resume import latest_state, load_state
+from train.learning.resume import latest_state, load_state
 
 STEPS, MOST_STEPS_A_START = 120, 5
 SETTINGS = """base: {folder}/base.safetensors

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from train.cache import RowStore, digest, fill
 from train.data.build import open_split
 from train.data.config import load_data
-from train.model import load_networks
-from train.table import LatentCache, build_table
-from train.text import TextCache
+from train.latents.latent_cache import LatentCache, build_table
+from train.latents.row_store import RowStore, digest, fill
+from train.networks.bases import load_networks
+from train.networks.text_encoding import TextCache
 
 
 def rows(*values: float) -> np.ndarray:
@@ -66,8 +66,8 @@ def test_a_second_run_encodes_nothing(tmp_path, base, data, monkeypatch):
         return build_table(sources, latents, texts)
 
     first = table()
-    monkeypatch.setattr("train.table.encode_pixels", None)
-    monkeypatch.setattr("train.text.encode_texts", None)
+    monkeypatch.setattr("train.latents.latent_cache.encode_pixels", None)
+    monkeypatch.setattr("train.networks.text_encoding.encode_texts", None)
     second = table()
     assert np.array_equal(first.mask, second.mask)
     assert np.array_equal(first.phrases, second.phrases)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from train.config import load_config
 from train.data.config import load_data
-from train.yaml_config import ConfigError
+from train.settings.train_config import load_config
+from train.settings.yaml_config import ConfigError
 
 
 def broken(config_file, old: str, new: str) -> str:

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from digseg_nodes.core.checkpoint import open_checkpoint
-from train.demo import base, text, vae
-from train.demo.cache import SceneCache, render
+from train.demo import base_model, text_encoder, vae
 from train.demo.runtime import Clock, train_stage
+from train.demo.scene_cache import SceneCache, render
 from train.demo.scenes import write
-from train.model import load_networks
-from train.tokenizer import tokenize
+from train.networks.bases import load_networks
+from train.networks.tokenizer import tokenize
 
 SCENES = {"count": 12, "seed": 1}
 
@@ -21,13 +21,13 @@ def stack(tmp_path_factory):
     torch.set_num_threads(1)
     render(out / "scenes", SCENES["count"], SCENES["seed"])
     vae.train(out, seconds=None, steps=2).save_pretrained(out / "vae")
-    encoder, figures = text.train(SceneCache(out / "scenes"), out, seconds=None, steps=2, size=12)
+    encoder, figures = text_encoder.train(SceneCache(out / "scenes"), out, seconds=None, steps=2, size=12)
     assert set(figures) >= {"crop_named_seen", "crop_named_held_out"}
     encoder.save_pretrained(out / "text_encoder")
-    assert base.encode_scenes(out, out / "cache", SCENES, 6) > 6
+    assert base_model.encode_scenes(out, out / "cache", SCENES, 6) > 6
     config = {"block_out_channels": [32, 32, 32], "layers_per_block": 1, "attention_head_dim": 2}
-    base.train(out, out / "cache", SCENES, config, seconds=None, steps=2, size=4).save_pretrained(out / "unet")
-    base.export(out, out / "base.safetensors")
+    base_model.train(out, out / "cache", SCENES, config, seconds=None, steps=2, size=4).save_pretrained(out / "unet")
+    base_model.export(out, out / "base.safetensors")
     return out
 
 
@@ -50,8 +50,8 @@ def test_the_export_opens_as_a_text_to_image_base_and_samples_finite_pictures(st
     assert set(checkpoint.components) == {"unet", "vae", "text_encoder"}
     assert checkpoint.config.prediction_type == "v_prediction"
     assert load_networks(stack / "base.safetensors").unet.config.in_channels == 8
-    unet = base.UNet2DConditionModel.from_pretrained(stack / "unet")
-    pictures = base.sample(unet, *base.frozen_parts(stack), ["a red circle on grass"], steps=2)
+    unet = base_model.UNet2DConditionModel.from_pretrained(stack / "unet")
+    pictures = base_model.sample(unet, *base_model.frozen_parts(stack), ["a red circle on grass"], steps=2)
     assert pictures.shape == (1, 3, 128, 128)
     assert torch.isfinite(pictures).all()
 

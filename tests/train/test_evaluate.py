@@ -12,8 +12,8 @@ from tests.train.helpers import tiny_base
 from train.data.build import open_split
 from train.data.config import load_data
 from train.evaluate import main
-from train.model import load_networks
-from train.validate import questions
+from train.networks.bases import load_networks
+from train.scoring.validate import questions
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 
 from tests.train.helpers import tiny_base
-from train.batch import Batches
-from train.config import load_config
 from train.data.base import Query
 from train.data.build import open_split
 from train.data.config import load_data
-from train.demo import curves
-from train.demo.domains import TEST, VALIDATION, WORLDS, write_dataset
-from train.demo.probes import WORDINGS, size_of
-from train.demo.specialist import Specialist, class_numbers
 from train.demo.world import COLOURS, PAIRS, SHAPES
-from train.scores import score
+from train.experiments import curves
+from train.experiments.domains import TEST, VALIDATION, WORLDS, write_dataset
+from train.experiments.probes import WORDINGS, size_of
+from train.experiments.specialist import Specialist, class_numbers
+from train.latents.batches import Batches
+from train.scoring.scores import score
+from train.settings.train_config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,7 +137,7 @@ def test_noise_without_annealing_is_as_coarse_at_the_first_timestep_as_at_the_la
 
 
 def run(*arguments) -> subprocess.CompletedProcess:
-    line = [sys.executable, str(ROOT / "train/demo/experiments.py"), *map(str, arguments)]
+    line = [sys.executable, str(ROOT / "train/experiments/run.py"), *map(str, arguments)]
     return subprocess.run(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
 
 

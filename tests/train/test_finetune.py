@@ -13,11 +13,11 @@ import torch
 
 from digseg_nodes.core.checkpoint import CheckpointError, open_checkpoint
 from tests.train.helpers import tiny_base
-from train.config import load_config
-from train.loop import Trainer
-from train.lora import merge_lora
-from train.model import load_networks
-from train.resume import ResumeError, latest_state, load_state, save_state
+from train.learning.loop import Trainer
+from train.learning.resume import ResumeError, latest_state, load_state, save_state
+from train.networks.bases import load_networks
+from train.networks.lora import merge_lora
+from train.settings.train_config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -145,7 +145,7 @@ def test_a_full_disk_is_explained_and_leaves_the_previous_state(tmp_path, monkey
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("train.resume.save_file", full)
+    monkeypatch.setattr("train.learning.resume.save_file", full)
     with pytest.raises(ResumeError, match="Free some disk space"):
         save_state(tmp_path, 2, {"x": torch.ones(2)}, {}, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.safetensors"]
@@ -256,7 +256,7 @@ def test_steps_are_not_lost_when_the_validation_fails(config_file, monkeypatch):
         raise RuntimeError("out of memory")
 
     trainer = Trainer(load_config(config_file, ["steps=8", "validation.every=5", "checkpoints.every=100"]))
-    monkeypatch.setattr("train.loop.answer", out_of_memory)
+    monkeypatch.setattr("train.learning.loop.answer", out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.run()
     assert latest_state(trainer.config.output / "checkpoints").name.startswith("step-00000005")

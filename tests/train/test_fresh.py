@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from train.batch import WorkShare
-from train.config import load_config
 from train.data.build import open_split
 from train.data.config import load_data
-from train.fresh import FreshSamples, encoded
-from train.loop import Trainer
+from train.latents.batches import WorkShare
+from train.latents.fresh import FreshSamples, encoded
+from train.learning.loop import Trainer
+from train.settings.train_config import load_config
 
 FRESH = "cache_latents=false"
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from train.config import load_config
-from train.loop import Trainer
+from train.learning.loop import Trainer
+from train.learning.resume import optimizer_tensors
 from train.memory import Ledger, estimate, main
-from train.resume import optimizer_tensors
+from train.settings.train_config import load_config
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import torch
 from digseg_nodes.core.checkpoint import CheckpointError
 from digseg_nodes.core.schedule import ddim_schedule
 from tests.train.helpers import V_SCHEDULER, tiny_base, tiny_unet
-from train.config import load_config
 from train.convert import convert, parse
-from train.loop import load_base
-from train.model import expand_conv_in, load_networks, open_base
-from train.text import prompt_tokens
+from train.learning.loop import load_base
+from train.networks.bases import expand_conv_in, load_networks, open_base
+from train.networks.text_encoding import prompt_tokens
+from train.settings.train_config import load_config
 
 
 def test_widened_unet_equals_the_base_on_the_averaged_input():

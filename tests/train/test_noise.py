@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from train.noise import annealed_strength, multi_scale_noise, pyramid_shapes
+from train.learning.noise import annealed_strength, multi_scale_noise, pyramid_shapes
 
 
 def noise_at(timestep: int, count: int = 64) -> torch.Tensor:

@@ -6,9 +6,9 @@ import torch
 from digseg_nodes.core.ddim import predict_x0
 from digseg_nodes.core.schedule import alphas_cumprod
 from tests.train.helpers import EPSILON_SCHEDULER, V_SCHEDULER
-from train.batch import Batch
-from train.loss import diffusion_loss, end_to_end_loss, make_loss
-from train.objective import add_noise, diffusion_target, draw_timesteps, min_snr_weights, weighted_mse
+from train.latents.batches import Batch
+from train.learning.loss import diffusion_loss, end_to_end_loss, make_loss
+from train.learning.objective import add_noise, diffusion_target, draw_timesteps, min_snr_weights, weighted_mse
 
 SCHEDULERS = {"epsilon": EPSILON_SCHEDULER, "v_prediction": V_SCHEDULER}
 
@@ -57,7 +57,7 @@ def test_end_to_end_asks_for_minus_the_mask_latent_at_zero_terminal_snr():
 
 
 def test_end_to_end_refuses_epsilon_with_zero_terminal_snr(config_file):
-    from train.config import load_config
+    from train.settings.train_config import load_config
 
     config = load_config(config_file, ["objective=end_to_end"])
     with pytest.raises(ValueError, match="v-prediction base"):

@@ -5,11 +5,11 @@ import sys
 import pytest
 import torch
 
-from train.config import Optimizer, load_config
-from train.loop import Trainer
-from train.optimizer import check_optimizer
-from train.resume import optimizer_tensors
-from train.yaml_config import ConfigError
+from train.learning.loop import Trainer
+from train.learning.optimizer import check_optimizer
+from train.learning.resume import optimizer_tensors
+from train.settings.train_config import Optimizer, load_config
+from train.settings.yaml_config import ConfigError
 
 
 def test_eight_bits_train_like_adamw_with_smaller_moments(config_file):

@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 
 from tests.train.helpers import folder_dataset
-from train.config import load_config
-from train.loop import Trainer
-from train.resume import latest_state, load_state
+from train.learning.loop import Trainer
+from train.learning.resume import latest_state, load_state
+from train.settings.train_config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "train/finetune.py")]

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from train.report import chart, smoothed, sweep_section, write_report
+from train.scoring.report import chart, smoothed, sweep_section, write_report
 
 
 def test_the_report_holds_curves_scores_and_pictures(tmp_path):

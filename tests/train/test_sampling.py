@@ -5,11 +5,11 @@ import pytest
 
 from train.data.build import open_split
 from train.data.config import load_data
-from train.fresh import FreshSamples
-from train.model import load_networks
-from train.sampling import Sampler
-from train.table import SampleTable, build_table
-from train.text import TextCache
+from train.latents.fresh import FreshSamples
+from train.latents.latent_cache import SampleTable, build_table
+from train.latents.sampler import Sampler
+from train.networks.bases import load_networks
+from train.networks.text_encoding import TextCache
 
 
 def table() -> SampleTable:

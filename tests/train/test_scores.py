@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from train.closed import ClosedScores
 from train.data.base import Query, Sample
-from train.scores import contour, score, summarise, threshold_sweep
+from train.scoring.closed_set import ClosedScores
+from train.scoring.scores import contour, score, summarise, threshold_sweep
 
 TRUTH = np.zeros((10, 10), bool)
 TRUTH[2:6, 2:7] = True

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from digseg_nodes.core.ldm_names import LDM_PREFIX, translate, unet_modules, vae_modules
-from train import single_file
-from train.model import load_networks, open_base
+from train.networks import single_file
+from train.networks.bases import load_networks, open_base
 
 WIDTH = 16
 

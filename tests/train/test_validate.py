@@ -13,8 +13,8 @@ from train.data.base import Query, Sample
 from train.data.build import open_split
 from train.data.config import DemoConfig, load_data
 from train.data.demo import DemoSource
-from train.model import Networks, encode_pixels, load_networks
-from train.validate import Sampling, answer, ask, decode, encode_image, predict, questions, score_question
+from train.networks.bases import Networks, encode_pixels, load_networks
+from train.scoring.validate import Sampling, answer, ask, decode, encode_image, predict, questions, score_question
 
 DEMO = Path(__file__).resolve().parents[2] / "digseg_nodes/models/digseg-demo.safetensors"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workflows.api import GraphError, to_prompt
+from tools.api import GraphError, to_prompt
 
 INFO = {
     "LoadImage": {"input": {"required": {"image": [["a.png"], {"image_upload": True}]}}},

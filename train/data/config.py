@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from digseg_nodes.core.prompts import PRESETS, parse_prompts, preset_text
-from train.yaml_config import load_yaml, validate
+from train.settings.yaml_config import load_yaml, validate
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Byte, Byte, Byte]

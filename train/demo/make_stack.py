@@ -25,7 +25,7 @@ import torch  # noqa: E402
 import yaml  # noqa: E402
 
 from train.demo import vae  # noqa: E402
-from train.demo.cache import SceneCache, render  # noqa: E402
+from train.demo.scene_cache import SceneCache, render  # noqa: E402
 
 DEFAULT_CONFIG = ROOT / "train/configs/demo/stack.yaml"
 
@@ -43,10 +43,10 @@ def run_vae(out: Path, config: dict) -> None:
 
 
 def run_text(out: Path, config: dict) -> None:
-    from train.demo import text
+    from train.demo import text_encoder
 
     c = config["text"]
-    model, figures = text.train(
+    model, figures = text_encoder.train(
         SceneCache(out / "scenes"), out, seconds=c.get("seconds"), steps=c.get("steps"), seed=config["seed"]
     )
     model.save_pretrained(out / "text_encoder")
@@ -54,26 +54,26 @@ def run_text(out: Path, config: dict) -> None:
 
 
 def run_latents(out: Path, config: dict) -> None:
-    from train.demo import base
+    from train.demo import base_model
 
-    masks = base.encode_scenes(out, ROOT / config["cache"], config["scenes"], config["latents"]["scenes"])
+    masks = base_model.encode_scenes(out, ROOT / config["cache"], config["scenes"], config["latents"]["scenes"])
     _report(out, "latents", {"scenes": config["latents"]["scenes"], "masks": masks})
 
 
 def run_base(out: Path, config: dict) -> None:
-    from train.demo import base
+    from train.demo import base_model
 
     c = config["base"]
     budget = {"seconds": c.get("seconds"), "steps": c.get("steps")}
-    unet = base.train(out, ROOT / config["cache"], config["scenes"], c["unet"], seed=config["seed"], **budget)
+    unet = base_model.train(out, ROOT / config["cache"], config["scenes"], c["unet"], seed=config["seed"], **budget)
     unet.save_pretrained(out / "unet")
 
 
 def run_export(out: Path, config: dict) -> None:
-    from train.demo import base
+    from train.demo import base_model
 
-    base.sample_sheet(out, out / "samples.png")
-    base.export(out, ROOT / config["export"])
+    base_model.sample_sheet(out, out / "samples.png")
+    base_model.export(out, ROOT / config["export"])
 
 
 def _report(out: Path, stage: str, figures: dict) -> None:

@@ -2,7 +2,7 @@
 
     python train/demo/scenes.py
 
-writes ``workflows/demo_scenes/``: a PNG per scene, a PNG per prompt (white where the thing is) and ``scenes.json``:
+writes ``tools/demo_scenes/``: a PNG per scene, a PNG per prompt (white where the thing is) and ``scenes.json``:
 ``[{"image": file, "prompts": [{"prompt": text, "mask": file or null when it is not there, "held_out": bool}]}]``.
 """
 
@@ -55,7 +55,7 @@ def write(folder: Path, chosen: tuple[int, ...] = CHOSEN, seed: int = SEED) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "workflows/demo_scenes")
+    parser.add_argument("--out", type=Path, default=ROOT / "tools/demo_scenes")
     write(parser.parse_args().out)
 
 

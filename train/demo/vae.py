@@ -15,8 +15,8 @@ from diffusers import AutoencoderKL
 from torch import distributed, multiprocessing
 from torch.nn import functional as F
 
-from train.demo.cache import SceneCache
 from train.demo.runtime import Clock, train_stage
+from train.demo.scene_cache import SceneCache
 
 SCALING = 0.18215
 CONFIG = {

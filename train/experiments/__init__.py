@@ -1,0 +1,1 @@
+"""The experiments behind docs/experiments.md."""

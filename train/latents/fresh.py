@@ -1,0 +1,120 @@
+"""Training without the latent cache: images are loaded, augmented and encoded at every step, each time another version."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from train.data.augment import augment
+from train.data.base import Query, Source
+from train.data.prepare import mask_pixels, prepare
+from train.latents.batches import Batch, Batches
+from train.latents.latent_cache import Entry, Manifest, checked
+from train.networks.bases import encode_pixels
+
+LISTING_BATCH = 64
+
+
+class FreshSamples:
+    """What each image can be asked, listed on disk as the latent cache lists it, without latents."""
+
+    def __init__(self, folder: Path, workers: int = 0):
+        self.manifest, self.workers = Manifest(folder / "queries.jsonl"), workers
+        self.entries = dict(self.manifest.read())
+        self.places: list[tuple[Source, int]] = []
+
+    def add(self, source: Source) -> list[Entry]:
+        """Entries of every image of a source, reading those not yet listed; `image` is the number of its place."""
+        identities = [source.identity(index) for index in range(len(source))]
+        if any(identity not in self.entries for identity in identities):
+            with self.manifest.lock:
+                self._list(source, identities)
+        first = len(self.places)
+        self.places += [(source, index) for index in range(len(source))]
+        return [replace(self.entries[one], image=_as_bytes(first + index)) for index, one in enumerate(identities)]
+
+    def _list(self, source: Source, identities: list[str]) -> None:
+        self.entries.update(self.manifest.read())  # another process may have listed them while we waited
+        missing = [index for index, identity in enumerate(identities) if identity not in self.entries]
+        loader = DataLoader(_Queries(source, missing), batch_size=None, num_workers=self.workers)
+        fresh: list[tuple[str, Entry]] = []
+        for index, queries in zip(missing, tqdm(loader, desc="reading images and masks", unit="image"), strict=True):
+            fresh.append((identities[index], Entry(b"", None, tuple((query, b"") for query in queries))))
+            if len(fresh) == LISTING_BATCH or index == missing[-1]:
+                self.manifest.append(fresh)
+                self.entries.update(fresh)
+                fresh = []
+
+    def rows_of(self, entry: Entry, position: int) -> tuple[int, int, int, int]:
+        """Number of the image's place and of the query, and two columns only the cache needs."""
+        return int.from_bytes(entry.image, "big"), position, 0, -1
+
+
+def _as_bytes(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+class _Queries(torch.utils.data.Dataset):
+    """The queries of images without their mask arrays."""
+
+    def __init__(self, source: Source, indices: list[int]):
+        self.source, self.indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Query, ...]:
+        return tuple(replace(query, mask=None) for query in checked(self.source.sample(self.indices[position])).queries)
+
+
+class FreshBatches(Batches):
+    """Batches of pixels to encode; sample k of a step is a function of (seed, step, k) alone."""
+
+    def __init__(self, config, sampler, samples: FreshSamples, texts, share, timesteps: int, shape: tuple[int, int, int]):
+        super().__init__(config, sampler, texts, share, timesteps, shape)
+        self.places = samples.places
+
+    def pictures(self, step: int, at: np.ndarray, part: slice) -> dict[str, Tensor | None]:
+        positions = range(*part.indices(len(at)))
+        loaded = [self._load(step, position, int(at[position])) for position in positions]
+        pixels, masks = (torch.stack(column) for column in list(zip(*loaded, strict=True))[:2])
+        drawn = mask_pixels(masks) if self.config.target == "binary" else pixels.masked_fill(masks[:, None], 1.0)
+        return {
+            "pixels": pixels,
+            "drawn": drawn.contiguous(),
+            "valid": _stack_valid([valid for *_, valid in loaded], self.shape[1:]),
+            "truth": masks.float() if self.needs_truth else None,
+        }
+
+    def _load(self, step: int, position: int, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pixels [3,R,R] in [-1,1], mask bool [R,R] and known labels bool [R/8,R/8] of one drawn sample."""
+        table, settings = self.sampler.table, self.config.augment
+        source, index = self.places[table.image[number]]
+        sample = source.sample(index)
+        sample = replace(sample, queries=(sample.queries[table.mask[number]],))  # crops keep what is asked for in view
+        if settings.variants:
+            sample = augment(sample, settings, np.random.default_rng([self.config.seed, step, position]))
+        prepared = prepare(sample, self.config.resolution)
+        blank = torch.zeros(prepared.pixels.shape[1:], dtype=torch.bool)
+        return prepared.pixels, prepared.masks[0] if len(prepared.masks) else blank, prepared.valid
+
+
+def _stack_valid(known: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor | None:
+    """[B,1,h,w] float32, 1 where the label is known; None when all are."""
+    if all(valid is None for valid in known):
+        return None
+    return torch.stack([torch.ones(size) if valid is None else valid.float() for valid in known])[:, None]
+
+
+@torch.no_grad()
+def encoded(batch: Batch, vae, size: int) -> Batch:
+    """A batch of pixels as a batch of latents, `size` images through the VAE at a time, in float32."""
+    image, mask = (
+        torch.cat([encode_pixels(vae, chunk).float() for chunk in pixels.split(size)]) for pixels in (batch.pixels, batch.drawn)
+    )
+    return replace(batch, image=image, mask=mask, pixels=None, drawn=None)

@@ -1,0 +1,1 @@
+"""How the U-Net learns: loop, loss, schedules, states for resuming."""

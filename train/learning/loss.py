@@ -1,0 +1,65 @@
+"""The loss of one batch, by objective."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from digseg_nodes.core.ddim import predict_x0
+from train.latents.batches import Batch
+from train.learning.objective import add_noise, diffusion_target, min_snr_weights, weighted_mse
+from train.networks.bases import decode_latents
+from train.settings.train_config import TrainConfig
+
+
+def make_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str):
+    """The function (unet, batch) -> scalar loss of a configuration. alpha_bar [T] on the training device."""
+    if config.objective == "diffusion":
+        return partial(diffusion_loss, alpha_bar=alpha_bar, prediction_type=prediction_type, gamma=config.noise.min_snr_gamma)
+    if prediction_type == "epsilon" and float(alpha_bar[-1]) == 0:
+        raise ValueError(
+            "The base predicts epsilon under a zero-terminal-SNR schedule: at the last timestep the noise says "
+            "nothing about the mask, so `objective: end_to_end` cannot work. Use a v-prediction base."
+        )
+    return partial(
+        end_to_end_loss,
+        vae=vae,
+        alpha_bar=float(alpha_bar[-1]),
+        prediction_type=prediction_type,
+        kind=config.end_to_end.loss,
+        pixel_weight=config.end_to_end.pixel_weight,
+    )
+
+
+def call_unet(unet, image: Tensor, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    """The U-Net on concat([image latent, noisy mask latent]): the on-disk order (docs/checkpoint-format.md)."""
+    return unet(torch.cat([image, noisy], dim=1), timesteps, encoder_hidden_states=text, return_dict=False)[0]
+
+
+def diffusion_loss(unet, batch: Batch, *, alpha_bar: Tensor, prediction_type: str, gamma: float | None) -> Tensor:
+    """Mean squared error of the predicted noise or velocity. Paper section 3.3; min-SNR weights when gamma is set."""
+    bars = alpha_bar[batch.timesteps]
+    output = call_unet(unet, batch.image, add_noise(batch.mask, batch.noise, bars), batch.timesteps, batch.text)
+    weights = None if gamma is None else min_snr_weights(bars, gamma, prediction_type)
+    return weighted_mse(output, diffusion_target(batch.mask, batch.noise, bars, prediction_type), weights, batch.valid)
+
+
+def end_to_end_loss(unet, batch: Batch, *, vae, alpha_bar: float, prediction_type: str, kind: str, pixel_weight: float) -> Tensor:
+    """One call at t = T-1 with zero noise; error of the predicted mask latent, of the decoded mask, or of both."""
+    output = call_unet(unet, batch.image, batch.noise, batch.timesteps, batch.text)
+    clean = predict_x0(output.float(), batch.noise, alpha_bar, prediction_type)
+    latent = weighted_mse(clean, batch.mask, valid=batch.valid)
+    if kind == "latent":
+        return latent
+    pixel = pixel_loss(vae, clean, batch)
+    return pixel if kind == "pixel" else latent + pixel_weight * pixel
+
+
+def pixel_loss(vae, clean: Tensor, batch: Batch) -> Tensor:
+    """Squared error of the decoded mask (mean over its three channels) against {-1,+1}; the decoder's activations are
+    recomputed in the backward pass. Scalar."""
+    decoded = checkpoint(decode_latents, vae, clean, use_reentrant=False)  # [B,3,H,W]
+    valid = None if batch.valid is None else F.interpolate(batch.valid, scale_factor=8, mode="nearest")
+    return weighted_mse(decoded.mean(1, keepdim=True), batch.truth[:, None] * 2 - 1, valid=valid)

@@ -1,0 +1,1 @@
+"""The networks: bases to start from, file layouts, LoRA, texts, export."""

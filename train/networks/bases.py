@@ -1,0 +1,162 @@
+"""The networks: opening a base, widening its first convolution, and the frozen VAE and text encoder."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from digseg_nodes.core.checkpoint import TEXT_PREFIX, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
+from digseg_nodes.core.schedule import alphas_cumprod
+from train.networks.single_file import is_single_file, open_single_file
+
+UNKNOWN_SCALING = 0.18215
+
+
+@dataclass
+class Networks:
+    """A U-Net with eight input channels, the frozen VAE and text encoder, and what the base says about itself."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    config: CheckpointConfig
+
+    def to(self, device: str | torch.device | None) -> "Networks":
+        """Move everything to a device, None meaning the accelerator of this machine or else the CPU."""
+        for module in (self.unet, self.vae, self.text_encoder):
+            module.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        return self
+
+    def eval(self) -> "Networks":
+        """Put everything into evaluation mode."""
+        for module in (self.unet, self.vae, self.text_encoder):
+            module.eval()
+        return self
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """The base's noise schedule: [T] float32, alpha_bar of every timestep."""
+        return alphas_cumprod(self.config.scheduler).float()
+
+
+def open_base(path: Path) -> Checkpoint:
+    """A base (4 input channels), a single-file Stable Diffusion, or a DiGSeg checkpoint to go on from (8).
+
+    Raises CheckpointError for anything else.
+    """
+    try:
+        return open_checkpoint(path, in_channels=4)
+    except CheckpointError as first:
+        if path.suffix == ".safetensors" and is_single_file(path):
+            return open_single_file(path)
+        try:
+            return open_checkpoint(path, in_channels=8)
+        except CheckpointError:
+            raise first from None
+
+
+def load_networks(base: Path, components: Path | None = None, init: str = "pretrained", seed: int = 0) -> Networks:
+    """Load a base; `components` names a second checkpoint for the VAE and text encoder of a U-Net-only file.
+
+    init "random" keeps the architecture and forgets the U-Net's weights (for comparisons).
+    """
+    checkpoint = open_base(base)
+    other = open_base(components) if components else checkpoint
+    unet = load_unet(checkpoint, init, seed)
+    vae = _load(AutoencoderKL.from_config, other, "vae").eval().requires_grad_(False)
+    text = _load(text_model, other, "text_encoder").eval().requires_grad_(False)
+    config = replace(
+        checkpoint.config,
+        unet=plain_config(unet),
+        vae=other.config.vae,
+        text_encoder=other.config.text_encoder,
+        base_model=checkpoint.config.base_model or base.stem,
+    )
+    return Networks(unet, vae, text, config)
+
+
+def load_unet(checkpoint: Checkpoint, init: str = "pretrained", seed: int = 0) -> UNet2DConditionModel:
+    """The checkpoint's U-Net in float32, widened to eight input channels where it has four."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if init == "random":
+            return UNet2DConditionModel.from_config({**checkpoint.config.unet, "in_channels": 8})
+        unet = UNet2DConditionModel.from_config(checkpoint.config.unet)
+    unet.load_state_dict({name: tensor.float() for name, tensor in checkpoint.state_dict("unet").items()})
+    return expand_conv_in(unet) if unet.config.in_channels == 4 else unet
+
+
+def expand_conv_in(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Double the input channels: weight repeated along the input axis and halved, bias kept, so that the output for
+    (a, b) starts as the old output for (a + b) / 2. Order: [image latent, noisy mask latent]. Method.md, training 5."""
+    old = unet.conv_in
+    new = nn.Conv2d(2 * old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+    with torch.no_grad():
+        new.weight.copy_(torch.cat([old.weight, old.weight], dim=1) / 2)
+        new.bias.copy_(old.bias)
+    unet.conv_in = new
+    unet.register_to_config(in_channels=new.in_channels)
+    return unet
+
+
+def plain_config(model) -> dict:
+    """A diffusers config as JSON-serialisable values, without private keys."""
+    return {key: value for key, value in dict(model.config).items() if not key.startswith("_") or key == "_class_name"}
+
+
+def text_model(config: dict) -> CLIPTextModel:
+    """A text encoder with random weights from its config."""
+    return CLIPTextModel(CLIPTextConfig(**config))
+
+
+def _load(build, checkpoint: Checkpoint, component: str) -> nn.Module:
+    config = getattr(checkpoint.config, component)
+    if config is None or component not in checkpoint.components:
+        raise CheckpointError(
+            f"{checkpoint.path} has no {component.replace('_', ' ')}. Name a checkpoint that has one "
+            "as `components:` in the configuration."
+        )
+    model = build(config)
+    tensors = _prefixed_like(model, {name: tensor.float() for name, tensor in checkpoint.state_dict(component).items()})
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    lost = [name for name in missing if not name.endswith("position_ids")]
+    if lost:
+        raise CheckpointError(
+            f"The {component} of {checkpoint.path} lacks {len(lost)} tensors, e.g. {lost[0]}"
+            f"{f'; it has {unexpected[0]} instead' if unexpected else ''}. The file is damaged or of another kind."
+        )
+    return model
+
+
+def _prefixed_like(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Text encoders carry the prefix "text_model." or not, depending on the release of transformers."""
+    wanted = next(iter(model.state_dict())).startswith(TEXT_PREFIX)
+    bare = {name.removeprefix(TEXT_PREFIX): tensor for name, tensor in tensors.items()}
+    return {TEXT_PREFIX + name: tensor for name, tensor in bare.items()} if wanted else bare
+
+
+def encode_pixels(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """Posterior mean times scaling factor: [B,3,H,W] in [-1,1] -> [B,4,H/8,W/8]. Paper section 3.4."""
+    return vae.encode(pixels).latent_dist.mean * _scaling(vae)
+
+
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """[B,4,h,w] -> unclamped pixels [B,3,8h,8w], nominally in [-1,1]."""
+    return vae.decode(latents / _scaling(vae)).sample
+
+
+def _scaling(vae: AutoencoderKL) -> float:
+    return vae.config.scaling_factor or UNKNOWN_SCALING
+
+
+def module_digest(module: nn.Module) -> str:
+    """SHA-256 of a network's weights, for content-addressed caches."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,52 @@
+"""From trained weights to the checkpoint that the nodes open."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from digseg_nodes.core.checkpoint import save_checkpoint
+from train.networks.bases import Networks
+from train.networks.lora import save_lora
+from train.settings.train_config import TrainConfig
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def export(
+    path: Path, unet: dict[str, Tensor], networks: Networks, config: TrainConfig, class_names: list[str], steps: int
+) -> None:
+    """Write `unet` (usually the averaged weights) after `steps` steps and what the nodes need; VAE and text encoder as
+    configured."""
+    components = {"unet": unet}
+    full = config.export.content == "full"
+    if full:
+        components |= {"vae": networks.vae.state_dict(), "text_encoder": networks.text_encoder.state_dict()}
+    dtype = DTYPES[config.export.dtype]
+    cast = {name: {key: _cast(tensor, dtype) for key, tensor in tensors.items()} for name, tensors in components.items()}
+    description = f"{config.objective} objective, {steps} steps from {networks.config.base_model}"
+    settings = replace(
+        networks.config,
+        vae=networks.config.vae if full else None,
+        text_encoder=networks.config.text_encoder if full else None,
+        default_steps=config.sampling_steps,
+        initial_noise=config.initial_noise,
+        threshold=config.export.threshold,
+        resolution=config.resolution,
+        class_names=class_names,
+    )
+    save_checkpoint(path, cast, settings, title=config.export.title, description=description, license=config.export.license)
+
+
+def export_lora(path: Path, unet: torch.nn.Module, config: TrainConfig, steps: int) -> None:
+    """Write the adapters of `unet` after `steps` steps under kohya's names, with what LoRA loaders and people like to know."""
+    rank, alpha = config.lora.rank, config.lora.alpha
+    description = f"{config.objective} objective, {steps} steps on {config.base.name}"
+    metadata = {"modelspec.title": config.export.title, "modelspec.description": description}
+    metadata |= {"modelspec.license": config.export.license, "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    save_lora(path, unet, alpha, DTYPES[config.export.dtype], metadata)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -1,0 +1,1 @@
+"""What a run is told: the configuration, its YAML and the command line."""

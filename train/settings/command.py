@@ -1,0 +1,34 @@
+"""What the commands share: expected errors end as one message, without a traceback."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+from safetensors import SafetensorError
+
+from digseg_nodes.core.checkpoint import CheckpointError
+from train.data.base import DataError
+from train.learning.resume import ResumeError
+from train.settings.yaml_config import ConfigError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def run(name: str, action: Callable[[], None]) -> None:
+    """Call `action`; configuration, data, checkpoint and resume errors and a full disk go to standard error with exit
+    status 1."""
+    try:
+        action()
+    except (ConfigError, DataError, CheckpointError, ResumeError) as error:
+        sys.exit(f"{name}: {error}")
+    except (OSError, SafetensorError) as error:
+        if not _disk_is_full(error):
+            raise
+        sys.exit(
+            f"{name}: a file could not be written: {error}. Free some disk space and start the same command again; "
+            "what was finished before is intact."
+        )
+
+
+def _disk_is_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) in FULL or any(f"os error {number})" in str(error) for number in FULL)

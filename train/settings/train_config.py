@@ -1,0 +1,177 @@
+"""The settings of `train/finetune.py`: every key of a configuration file, its default and its range."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from train.data.augment import Augmentation
+from train.data.config import DataConfig, load_data
+from train.settings.yaml_config import ConfigError, apply_overrides, load_yaml, validate
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """A section of the file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Optimizer(Strict):
+    """AdamW with linear warm-up, then decay to `final_lr_share` of the rate at the last step.
+
+    kind: "adamw", or "adamw_8bit" with moments of eight bits (package bitsandbytes).
+    """
+
+    kind: Literal["adamw", "adamw_8bit"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 3e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    decay: Literal["constant", "cosine", "exponential"] = "exponential"
+    final_lr_share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+
+
+class Noise(Strict):
+    """Training noise and timesteps of `objective: diffusion` (paper section 3.6).
+
+    annealed: the share of low frequencies falls with the timestep, as in the paper; false keeps it at `strength`.
+    """
+
+    strength: Share = 0.9
+    annealed: bool = True
+    high_share: Share = 0.0
+    high_from: Annotated[int, Field(ge=0, lt=1000)] = 900
+    min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
+
+
+class EndToEnd(Strict):
+    """Loss of `objective: end_to_end`: on the mask latent, on the decoded mask, or both weighted."""
+
+    loss: Literal["latent", "pixel", "both"] = "latent"
+    pixel_weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Sampling(Strict):
+    """How training samples are drawn."""
+
+    absent: Share = 0.2
+    hard_absent: Share = 0.7
+    balance: Share = 0.5
+
+
+class Lora(Strict):
+    """Low-rank adapters instead of all weights; the base must be a DiGSeg checkpoint. targets: ends of layer names."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    targets: list[str] = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
+
+
+class Validation(Strict):
+    """Scores on held-back images with the averaged weights, and the pictures that go with them."""
+
+    every: Positive = 500
+    images: Positive = 32
+    steps: Positive | None = None
+    ensemble: Positive = 1
+    batch_size: Positive = 32
+    pictures: Annotated[int, Field(ge=0)] = 8
+    patience: Positive | None = None
+
+
+class Checkpoints(Strict):
+    """States for resuming: written every `every` steps, the last `keep` stay."""
+
+    every: Positive = 500
+    keep: Positive = 2
+
+
+class Export(Strict):
+    """The node checkpoint written at the end: `full` carries VAE and text encoder, `unet` the U-Net alone."""
+
+    content: Literal["full", "unet"] = "full"
+    dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    title: str = "DiGSeg"
+    license: str = ""
+    steps: Positive | None = None
+    threshold: Share = 0.5
+
+
+ENCODED_PIXELS = 2**20
+
+
+class TrainConfig(Strict):
+    """One training run."""
+
+    base: Path
+    components: Path | None = None
+    init: Literal["pretrained", "random"] = "pretrained"
+    data: DataConfig
+    output: Path
+    cache: Path = Path("output/cache")
+    cache_latents: bool = True
+    seed: int = 0
+    resolution: Annotated[int, Field(ge=32, multiple_of=8)] = 512
+    steps: Positive = 20000
+    batch_size: Positive = 8
+    gradient_accumulation: Positive = 1
+    gradient_checkpointing: bool = False
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    channels_last: bool = False
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    workers: Annotated[int, Field(ge=0)] = 0
+    encode_batch: Positive | None = None
+    log_every: Positive = 10
+    tensorboard: bool = False
+    objective: Literal["diffusion", "end_to_end"] = "diffusion"
+    target: Literal["binary", "overlay"] = "binary"
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    zero_terminal_snr: bool | None = None
+    noise: Noise = Noise()
+    end_to_end: EndToEnd = EndToEnd()
+    optimizer: Optimizer = Optimizer()
+    sampling: Sampling = Sampling()
+    augment: Augmentation = Augmentation()
+    lora: Lora | None = None
+    validation: Validation = Validation()
+    checkpoints: Checkpoints = Checkpoints()
+    export: Export = Export()
+
+    @model_validator(mode="after")
+    def _combinations(self):
+        """Settings that exclude each other."""
+        if self.target == "overlay" and self.objective == "end_to_end" and self.end_to_end.loss != "latent":
+            raise ValueError("target: overlay has no pixel loss; use end_to_end.loss: latent or target: binary")
+        if self.lora and self.init == "random":
+            raise ValueError("lora trains little on top of a trained model; init: random leaves nothing to build on")
+        return self
+
+    @property
+    def sampling_steps(self) -> int:
+        """U-Net calls per mask the checkpoint is meant for: export.steps, or 1 for end_to_end, 10 for diffusion."""
+        return self.export.steps or (1 if self.objective == "end_to_end" else 10)
+
+    @property
+    def encoded_at_once(self) -> int:
+        """Images or masks the VAE encodes at a time: encode_batch, or as many as make 1024 x 1024 pixels, 16 at most."""
+        return self.encode_batch or max(1, min(16, ENCODED_PIXELS // self.resolution**2))
+
+    @property
+    def initial_noise(self) -> str:
+        """What sampling starts from: "zero" for end_to_end, else "gaussian"."""
+        return "zero" if self.objective == "end_to_end" else "gaussian"
+
+
+def load_config(path: Path, overrides: list[str] = ()) -> TrainConfig:
+    """Read a configuration file and `key=value` overrides; raises ConfigError naming file, line and key."""
+    values, lines = load_yaml(path)
+    overridden = apply_overrides(values, list(overrides))
+    if "data" not in values:
+        raise ConfigError(f"{path}: data: missing; give a data YAML file (train/configs/data/) or its content")
+    if isinstance(values["data"], str):
+        values["data"] = load_data(Path(values["data"]))
+    return validate(TrainConfig, values, path, lines, overridden)

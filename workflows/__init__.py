@@ -1,1 +1,0 @@
-"""The example graphs, and what runs them over ComfyUI's HTTP API: `api` (the client), `demo` and its pictures."""
