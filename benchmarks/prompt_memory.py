@@ -28,7 +28,7 @@ def measure(count: int) -> dict:
     from tests.parity.builders import SCHEDULERS, make_unet, make_vae, write_checkpoint
 
     host = boot([])  # after the import above: ComfyUI has a package `tests` of its own
-    from digseg_nodes import segmentation
+    from digseg_nodes.core import inference
     from digseg_nodes.core.encoded import EncodedPrompts
 
     torch.set_num_threads(1)
@@ -41,13 +41,13 @@ def measure(count: int) -> dict:
             resolution=SIZE,
         )
         model, vae = host.load_model(opened), host.load_vae(opened)
-        image = segmentation.encode_image(vae, torch.rand(1, 64, 64, 3), 64)
+        image = inference.encode_image(host.HostEngine(vae=vae), torch.rand(1, 64, 64, 3), inference.ImageSettings(64))
         latents = torch.randn(1, 4, SIZE // 8, SIZE // 8)
         image = type(image)(latents, image.image, image.geometry, None, image.probe)
         words = torch.randn(count, 1, 77, 64)
         prompts = EncodedPrompts(tuple(map(str, range(count))), tuple(words))
         before = resident_bytes()
-        found = segmentation.sample_masks(model, prompts, image, segmentation.SamplerSettings(steps=1))
+        found = inference.sample_masks(host.HostEngine(model), prompts, image, inference.SamplerSettings(steps=1))
         assert len(found["samples"]) == count  # noqa: S101
     return {"prompts": count, "peak_mib": (peak_bytes() - before) / MIB, "before_mib": before / MIB}
 
@@ -59,16 +59,17 @@ def measure_decoding(count: int) -> dict:
     from benchmarks.load_memory import boot, peak_bytes
 
     host = boot([])
-    from digseg_nodes import segmentation
+    from digseg_nodes.core import inference
     from digseg_nodes.core.checkpoint import open_checkpoint
     from digseg_nodes.core.encoded import MaskSource
 
     torch.set_num_threads(1)
     with torch.inference_mode():
         vae = host.load_vae(open_checkpoint(ROOT / "digseg_nodes/models/digseg-demo.safetensors"))
-        image = segmentation.encode_image(vae, torch.rand(1, *PHOTO, 3), 128)
+        image = inference.encode_image(host.HostEngine(vae=vae), torch.rand(1, *PHOTO, 3), inference.ImageSettings(128))
         latents = torch.randn(count, *image.latents.shape[1:])
-        found = segmentation.decode_masks(vae, {"samples": latents, "digseg": MaskSource(image, tuple(map(str, range(count))))})
+        latent = {"samples": latents, "digseg": MaskSource(image, tuple(map(str, range(count))))}
+        found = inference.decode_masks(host.HostEngine(vae=vae), latent)
         size = found.soft.numel() * found.soft.element_size()
     return {"prompts": count, "masks_mib": size / MIB, "peak_mib": peak_bytes() / MIB}
 

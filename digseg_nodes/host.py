@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import glob
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import comfy.clip_model
 import comfy.latent_formats
@@ -28,21 +30,25 @@ import node_helpers
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from PIL import Image
 from torch import Tensor
 
 from .core.checkpoint import END_TOKEN, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint, pad_token
 from .core.ddim import ddim_sample
 from .core.diffusers_folder import read_json
 from .core.draw import palette_png
+from .core.engine import Progress
 from .core.foreign import describe_not_safetensors
 from .core.ldm_names import translate, vae_modules
 from .core.lora_names import layers_of, to_kohya
 from .core.palettes import palette
+from .core.preview import SIZE as PREVIEW_SIZE
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
 from .core.unet_layout import HOST_GROUPS, UnsupportedUNet, head_counts, host_layout
 
 FOLDER = "digseg"
 LATENT_SCALE = 0.18215
+DEFAULT_RESOLUTION = 512
 MOST_IDS = 255
 """Classes besides the background in an image of 8 bits."""
 STOCK_SIGMA_MAX = 4519.0
@@ -669,21 +675,78 @@ def sample(
     return _finite(latents.float(), "mask latent", "U-Net")
 
 
-def release_memory() -> None:
-    """Give cached device memory back after an out-of-memory error."""
-    mm.soft_empty_cache()
+@dataclass(frozen=True)
+class HostEngine:
+    """ComfyUI's networks as the Engine of core/inference.py: MODEL, CLIP and VAE, as far as a node has them.
 
+    resolution_from: a MODEL or None that is asked for the resolution alone.
+    """
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception is the device running out of memory."""
-    return _is_oom(error)
+    model: Any = None
+    clip: Any = None
+    vae: Any = None
+    resolution_from: Any = None
 
+    @property
+    def config(self) -> CheckpointConfig:
+        """The MODEL's checkpoint config; ValueError for a MODEL that cannot segment."""
+        return config_of(self.model)
 
-def progress_bar(total: int):
-    """The host's progress bar of the running node: `.update_absolute(value, total, preview)`."""
-    return comfy.utils.ProgressBar(total)
+    @property
+    def resolution(self) -> int:
+        """The training resolution of the MODEL, else of the VAE's checkpoint, else DEFAULT_RESOLUTION."""
+        model = self.model or self.resolution_from
+        config = getattr(getattr(model, "model", None), "digseg_config", None) or getattr(self.vae, "digseg_config", None)
+        return config.resolution if config else DEFAULT_RESOLUTION
 
+    def check_vae(self) -> None:
+        """See `check_vae`."""
+        check_vae(self.vae)
 
-def check_interrupted() -> None:
-    """Raise the host's interrupt exception when the user pressed Cancel."""
-    mm.throw_exception_if_processing_interrupted()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Text by text, so that a long list can be cancelled: [N,77,D]."""
+        rows = []
+        for text in texts:
+            mm.throw_exception_if_processing_interrupted()
+            rows.append(encode_text(self.clip, text).cpu())
+        return torch.cat(rows)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """See `encode_image`."""
+        return encode_image(self.vae, pixels)
+
+    def sample(self, text, image, noise, schedule, on_step, sampler=None) -> Tensor:
+        """See `sample`."""
+        return sample(self.model, text, image, noise, schedule, on_step, sampler)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `decode`."""
+        return decode(self.vae, latents)
+
+    def sample_chunk(self, latent_size: tuple[int, int]) -> int:
+        """See `chunk_size`."""
+        return chunk_size(self.model, latent_size)
+
+    def decode_chunk(self, latent_size: tuple[int, int]) -> int:
+        """See `decode_chunk_size`."""
+        return decode_chunk_size(self.vae, latent_size)
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether the device ran out of memory."""
+        return _is_oom(error)
+
+    def release_memory(self) -> None:
+        """Give cached device memory back."""
+        mm.soft_empty_cache()
+
+    def progress(self, total: int) -> Progress:
+        """The running node's progress bar; it keeps the latest picture, and raises when the user pressed Cancel."""
+        bar, latest = comfy.utils.ProgressBar(total), None
+
+        def show(done: int, total: int, preview: Image.Image | None) -> None:
+            nonlocal latest
+            mm.throw_exception_if_processing_interrupted()
+            latest = latest if preview is None else ("JPEG", preview, PREVIEW_SIZE)
+            bar.update_absolute(done, total, latest)
+
+        return Progress(total, show, previews=True)

@@ -11,7 +11,7 @@ import heapq
 import json
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -74,20 +74,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Load, predict, score, write."""
     from accelerate import Accelerator
 
-    from train.networks.bases import load_networks
+    from train.networks.engine import open_segmenter
     from train.scoring.report import write_evaluation
 
     accelerator = Accelerator(cpu=arguments.cpu)
-    networks = load_networks(arguments.checkpoint, arguments.components)
-    if arguments.lora:
-        from train.networks.lora import merge_lora
-
-        merge_lora(networks.unet, arguments.lora)
-    networks.to(accelerator.device).eval()
-    threshold = networks.config.threshold if arguments.threshold is None else arguments.threshold
-    steps = arguments.steps or [networks.config.default_steps]
+    files = (arguments.checkpoint, arguments.components, arguments.lora)
+    engine = open_segmenter(*files, accelerator.device, arguments.batch_size).engine
+    threshold = engine.config.threshold if arguments.threshold is None else arguments.threshold
+    steps = arguments.steps or [engine.config.default_steps]
     runs = [Run(*pair, mirror=arguments.mirror) for pair in product(steps, arguments.ensemble)]
-    score_runs(runs, networks, threshold, arguments, accelerator)
+    score_runs(runs, engine, threshold, arguments, accelerator)
     if not accelerator.is_main_process:
         return
     report = {"checkpoint": arguments.checkpoint.name, "data": arguments.data.name, "split": arguments.split}
@@ -102,37 +98,36 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.report} and {arguments.report.with_suffix('.html')}")
 
 
-def score_runs(runs: list[Run], networks, threshold: float, arguments: argparse.Namespace, accelerator) -> None:
+def score_runs(runs: list[Run], engine, threshold: float, arguments: argparse.Namespace, accelerator) -> None:
     """Fill every run with the records of all images, in order, whatever the number of processes."""
     from tqdm import tqdm
 
+    from digseg_nodes.core.inference import ImageSettings, SamplerSettings, encode_prompts
+    from digseg_nodes.core.prompts import Prompt
     from train.data.build import open_split
     from train.data.config import load_data
-    from train.networks.text_encoding import encode_texts
     from train.scoring.closed_set import ClosedScores
-    from train.scoring.validate import Sampling, answer, questions, score_question
+    from train.scoring.predictions import encoded_samples, predict, score_sample
 
     sources = [source for source, _ in open_split(load_data(arguments.data), arguments.split)]
-    resolution = arguments.resolution or networks.config.resolution
+    look = ImageSettings(arguments.resolution or 0, arguments.tile, arguments.mirror)
     shard = (accelerator.process_index, accelerator.num_processes)
     total = min(sum(map(len, sources)), arguments.images or sys.maxsize)
     plain = {name: source.plain_prompt(name) for source in reversed(sources) for name in source.class_names}
     names = list(dict.fromkeys(name for source in sources for name in source.class_names))
-    class_texts = encode_texts(networks.text_encoder, [plain[name] for name in names]).cpu() if arguments.closed else None
-    initial = networks.config.initial_noise
+    classes = encode_prompts(engine, [Prompt(name, (plain[name],)) for name in names]) if arguments.closed else None
     for one in runs:
         one.closed = ClosedScores(names) if arguments.closed else None
-    stream = questions(sources, networks, resolution, arguments.images, shard)
-    for question in tqdm(stream, total=-(-total // shard[1]), desc="images", disable=not accelerator.is_main_process):
+    stream = encoded_samples(sources, engine, look, arguments.images, shard)
+    for encoded in tqdm(stream, total=-(-total // shard[1]), desc="images", disable=not accelerator.is_main_process):
         for one in runs:
-            sampling = Sampling(one.steps, one.ensemble, initial, arguments.seed, arguments.batch_size, one.mirror)
+            settings = SamplerSettings(arguments.seed, one.steps, one.ensemble)
             started = time.perf_counter()
-            soft = answer(networks, question, sampling)
+            soft = predict(engine, encoded.image, encoded.prompts, settings)
             one.seconds += time.perf_counter() - started
-            one.add(score_question(question, soft, threshold))
+            one.add(score_sample(encoded.number, encoded.sample, soft, threshold))
             if one.closed is not None:
-                every = answer(networks, replace(question, texts=class_texts), sampling)
-                one.closed.add(question.sample, every, threshold)
+                one.closed.add(encoded.sample, predict(engine, encoded.image, classes, settings), threshold)
     for one in runs:
         one.gather(accelerator)
 
@@ -171,6 +166,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, nargs="+", help="DDIM steps, default: the checkpoint's")
     parser.add_argument("--ensemble", type=int, nargs="+", default=[1], help="noises per mask, default 1")
     parser.add_argument("--mirror", action="store_true", help="average with the masks of the mirrored image: twice the work")
+    parser.add_argument("--tile", type=int, default=0, help="side of overlapping tiles in image pixels, 0 for the whole image")
     parser.add_argument("--threshold", type=float, help="tau in (0, 1), default: the checkpoint's")
     parser.add_argument("--resolution", type=int, help="longest side in pixels, default: the checkpoint's")
     parser.add_argument("--batch-size", type=int, default=32, help="masks per U-Net call")

@@ -32,9 +32,9 @@ from train.data.prepare import LATENT_PIXELS
 from train.latents.batches import Batch
 from train.learning.loss import make_loss
 from train.networks.bases import decode_latents, encode_pixels, open_base, text_model
+from train.networks.engine import decoded_at_once
 from train.networks.lora import add_lora
 from train.networks.single_file import TEXT_ENCODERS, VAE
-from train.scoring.validate import decode_batch
 from train.settings.command import run
 from train.settings.train_config import TrainConfig, load_config
 
@@ -240,7 +240,7 @@ def _validation(config: TrainConfig, networks: Empty, ledger: Ledger) -> int:
     with ledger:
         image, text = (one[:1].expand(masks, *one.shape[1:]) for one in (batch.image, batch.text))
         networks.unet(torch.cat([image, image], 1), batch.timesteps[0], text)
-        decode_latents(networks.vae, image[: decode_batch(image)])
+        decode_latents(networks.vae, image[: decoded_at_once(*image.shape[-2:])])
     return ledger.peak
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from digseg_nodes.core.inference import ImageSettings, SamplerSettings
 from digseg_nodes.core.masks import overlay, semantic_map
 from digseg_nodes.core.palettes import palette
 from digseg_nodes.core.prompts import parse_prompts
@@ -29,38 +30,20 @@ from train.settings.command import run
 def predict(arguments: argparse.Namespace) -> None:
     """Load the checkpoint and go through the folder."""
     from train.data.folder import list_images
-    from train.networks.bases import load_networks
-    from train.networks.lora import merge_lora
-    from train.scoring.validate import Sampling
+    from train.data.labelled import read_photo
+    from train.networks.engine import open_segmenter
 
     prompts = parse_prompts("\n".join(arguments.prompts))
-    networks = load_networks(arguments.checkpoint, arguments.components)
-    if arguments.lora:
-        merge_lora(networks.unet, arguments.lora)
-    networks.to(arguments.device).eval()
-    config = networks.config
-    steps = arguments.steps or config.default_steps
-    sampling = Sampling(steps, arguments.ensemble, config.initial_noise, arguments.seed, mirror=arguments.mirror)
-    threshold = config.threshold if arguments.threshold is None else arguments.threshold
-    resolution = arguments.resolution or config.resolution
+    segmenter = open_segmenter(arguments.checkpoint, arguments.components, arguments.lora, arguments.device)
+    settings = SamplerSettings(arguments.seed, arguments.steps or 0, arguments.ensemble)
+    look = ImageSettings(arguments.resolution or 0, arguments.tile, arguments.mirror)
+    threshold = segmenter.engine.config.threshold if arguments.threshold is None else arguments.threshold
     for path in tqdm(list_images(arguments.images), unit="image"):
         targets = output_files(arguments.output, path.stem, [prompt.name for prompt in prompts])
         if not all(target.is_file() for target in targets):
-            image, soft = segment(path, prompts, networks, sampling, resolution)
-            write_all(targets, image, soft, threshold)
-
-
-def segment(path: Path, prompts: list, networks, sampling, resolution: int) -> tuple[np.ndarray, Tensor]:
-    """A photo uint8 [H,W,3] and its soft masks [K,H,W]; the wordings of a prompt make one mask, as in the nodes."""
-    from train.data.base import Query, Sample
-    from train.data.labelled import read_photo
-    from train.scoring.validate import answer, ask
-
-    image = read_photo(path)
-    wordings = [wording for prompt in prompts for wording in prompt.wordings]
-    queries = tuple(Query(wording, (wording,), None, "absent_random") for wording in wordings)
-    question = ask(networks, Sample(image, queries), resolution)
-    return image, answer(networks, question, sampling, [len(prompt.wordings) for prompt in prompts])
+            image = read_photo(path)
+            segmenter.set_image(image, look)
+            write_all(targets, image, segmenter.ask(prompts, settings).soft[0], threshold)
 
 
 def output_files(folder: Path, stem: str, names: list[str]) -> list[Path]:
@@ -100,6 +83,7 @@ def main(line: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="DDIM steps, default: the checkpoint's")
     parser.add_argument("--ensemble", type=int, default=1, help="noises per mask, default 1")
     parser.add_argument("--mirror", action="store_true", help="average with the masks of the mirrored image: twice the work")
+    parser.add_argument("--tile", type=int, default=0, help="side of overlapping tiles in image pixels, 0 for the whole image")
     parser.add_argument("--threshold", type=float, help="tau in (0, 1), default: the checkpoint's")
     parser.add_argument("--resolution", type=int, help="longest side in pixels, default: the checkpoint's")
     parser.add_argument("--seed", type=int, default=0)

@@ -10,6 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .masks import Masks, harden, overlay
+from .palettes import palette
+
 INK, PANEL, GRID, MUTED = (236, 239, 244), (24, 27, 33), (58, 64, 75), (160, 168, 182)
 _WIDE_FONTS = (
     "NotoSansCJK-Regular.ttc",
@@ -32,6 +35,12 @@ def font(size: int, text: str = "") -> ImageFont.ImageFont | ImageFont.FreeTypeF
             except OSError:
                 continue
     return ImageFont.load_default(size)
+
+
+def draw_overlay(found: Masks, threshold: float = 0.0) -> Tensor:
+    """The photo with every hard mask in its own colour: IMAGE [B,H,W,3] in [0,1]. threshold 0: the checkpoint's."""
+    hard = (harden(soft, threshold or found.threshold) for soft in found.soft.unbind(1))
+    return overlay(found.image, hard, palette(len(found.names)).float() / 255)
 
 
 def to_picture(image: Tensor) -> Image.Image:

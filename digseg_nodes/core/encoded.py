@@ -16,16 +16,16 @@ class EncodedImage:
     """The DIGSEG_IMAGE type. latents: E(x) before scaling [F,4,h,w], F = frames x tiles x views. image: the photo
     [B,H,W,3] in [0,1].
 
-    geometry: how each frame (or tile) was fitted. tile_plan: None when the image was taken whole. probe: [2,4] mean
-    latents of a black and of a white picture, which turn a mask latent into a cheap preview. mirrored: every second view is
-    the frame (or tile) with left and right swapped.
+    geometry: how each frame (or tile) was fitted. tile_plan: None when the image was taken whole. probe: [2,4] mean latents
+    of a black and of a white picture, which turn a mask latent into a cheap preview; None where nobody looks. mirrored:
+    every second view is the frame (or tile) with left and right swapped.
     """
 
     latents: Tensor
     image: Tensor
     geometry: Geometry
     tile_plan: TilePlan | None
-    probe: Tensor
+    probe: Tensor | None = None
     mirrored: bool = False
 
     @property

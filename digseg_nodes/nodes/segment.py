@@ -1,9 +1,10 @@
-"""Segmentation nodes: all in one, and the same in four steps."""
+"""Photo and text to masks, all in one node."""
 
 from comfy_api.latest import io, ui
 
-from .. import segmentation
-from ..core import masks
+from .. import host
+from ..core import inference, masks
+from ..core.draw import draw_overlay, to_picture
 from ..core.prompts import parse_prompts
 from . import types
 from .types import CATEGORY
@@ -47,9 +48,13 @@ class DiGSegSegment(io.ComfyNode):
     def execute(
         cls, model, clip, vae, image, text, seed, steps, ensemble, threshold, resolution, tile, uncertainty, mirror=False
     ) -> io.NodeOutput:
-        settings = segmentation.SamplerSettings(seed, steps, ensemble)
-        found, overlay = segmentation.segment(
-            model, clip, vae, image, parse_prompts(text), settings, resolution, tile, uncertainty, threshold, mirror
-        )
+        engine, prompts = host.HostEngine(model, clip, vae), parse_prompts(text)
+        settings, look = inference.SamplerSettings(seed, steps, ensemble), inference.ImageSettings(resolution, tile, mirror)
+        inference.check_image(image, look)
+        work = inference.segment_workload(engine.config, image, prompts, settings, look, uncertainty)
+        progress = engine.progress(work.total)
+        found = inference.segment(engine, image, prompts, settings, look, uncertainty, progress)
+        overlay = draw_overlay(found, threshold)
+        progress.advance(0, to_picture(overlay[0]))  # a node keeps showing its last preview
         united = masks.harden(masks.union(found.soft), threshold or found.threshold)
         return io.NodeOutput(found, united, overlay, ui=ui.PreviewImage(overlay, cls=cls))

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from .. import segmentation
+from .. import host
+from ..core import inference
 from ..core.prompts import PRESETS, parse_prompts, preset_text
 from . import types
 from .types import CATEGORY
@@ -36,7 +37,7 @@ class DiGSegPrompts(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text, preset) -> io.NodeOutput:
         listed = "" if preset == NO_PRESET else preset_text(preset)
-        return io.NodeOutput(segmentation.encode_prompts(clip, parse_prompts(f"{text}\n{listed}")))
+        return io.NodeOutput(inference.encode_prompts(host.HostEngine(clip=clip), parse_prompts(f"{text}\n{listed}")))
 
 
 class DiGSegEncodeImage(io.ComfyNode):
@@ -67,8 +68,8 @@ class DiGSegEncodeImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, image, resolution, tile, model=None, mirror=False) -> io.NodeOutput:
-        resolution = resolution or segmentation.default_resolution(model, vae)
-        return io.NodeOutput(segmentation.encode_image(vae, image, resolution, tile, mirror))
+        engine = host.HostEngine(vae=vae, resolution_from=model)
+        return io.NodeOutput(inference.encode_image(engine, image, inference.ImageSettings(resolution, tile, mirror)))
 
 
 class DiGSegSampler(io.ComfyNode):
@@ -105,8 +106,8 @@ class DiGSegSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, prompts, image, seed, steps, ensemble, sigmas=None, sampler=None) -> io.NodeOutput:
-        settings = segmentation.SamplerSettings(seed, steps, ensemble, sigmas, sampler)
-        return io.NodeOutput(segmentation.sample_masks(model, prompts, image, settings))
+        settings = inference.SamplerSettings(seed, steps, ensemble, sigmas, sampler)
+        return io.NodeOutput(inference.sample_masks(host.HostEngine(model), prompts, image, settings))
 
 
 class DiGSegDecodeMasks(io.ComfyNode):
@@ -129,4 +130,4 @@ class DiGSegDecodeMasks(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, masks, uncertainty) -> io.NodeOutput:
-        return io.NodeOutput(segmentation.decode_masks(vae, masks, uncertainty))
+        return io.NodeOutput(inference.decode_masks(host.HostEngine(vae=vae), masks, uncertainty))

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from .. import host, segmentation
+from .. import host
+from ..core import inference
 from . import types
 from .types import CATEGORY
 
@@ -33,7 +34,8 @@ class DiGSegConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, image, name, model=None) -> io.NodeOutput:
-        return io.NodeOutput(host.attach_image(conditioning, image.latents), segmentation.empty_mask(image, name, model))
+        config = host.config_of(model) if model is not None else None
+        return io.NodeOutput(host.attach_image(conditioning, image.latents), inference.empty_mask(image, name, config))
 
 
 class DiGSegSigmas(io.ComfyNode):
@@ -52,7 +54,7 @@ class DiGSegSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps) -> io.NodeOutput:
-        return io.NodeOutput(host.stock_sigmas(segmentation.SamplerSettings(steps=steps).schedule(host.config_of(model))))
+        return io.NodeOutput(host.stock_sigmas(inference.SamplerSettings(steps=steps).schedule(host.config_of(model))))
 
 
 class DiGSegBaseLoader(io.ComfyNode):

@@ -22,7 +22,7 @@ def hard_masks(host, scenes: list[Scene], unet: str = "fp32", vae: torch.dtype =
 
     unet: a key of WEIGHT_DTYPES; fp16 and bf16 are computed in too, which ComfyUI by itself never does on a CPU.
     """
-    from digseg_nodes import segmentation
+    from digseg_nodes.core import inference
 
     opened, found = open_checkpoint(CHECKPOINT), []
     native = mock.patch.object(host.mm, "unet_manual_cast", lambda *_: None) if unet in ("fp16", "bf16") else mock.MagicMock()
@@ -31,6 +31,8 @@ def hard_masks(host, scenes: list[Scene], unet: str = "fp32", vae: torch.dtype =
     for scene in scenes:
         photo = pil_to_tensor(Image.open(SCENES / scene.image).convert("RGB")).movedim(0, -1)[None] / 255  # [1,H,W,3]
         prompts = parse_prompts("\n".join(dict.fromkeys(scene.texts)))
-        masks, _ = segmentation.segment(*models, photo, prompts, segmentation.SamplerSettings())
+        masks = inference.segment(
+            host.HostEngine(*models), photo, prompts, inference.SamplerSettings(), inference.ImageSettings()
+        )
         found.append(harden(masks.soft[0], masks.threshold))
     return torch.cat(found)

@@ -110,14 +110,15 @@ def test_marigold_v1_names_and_spacing(host, tmp_path, networks):
 
 def test_cocogold_folder(host, tmp_path, networks):
     """The whole path of a model that paints masks white onto the photo: image and text to un-blended mask."""
-    from digseg_nodes import segmentation
+    from digseg_nodes.core import inference
 
     save_marigold(tmp_path / "model", networks, SCHEDULERS["v"])
     opened = open_checkpoint(tmp_path / "model", mask_target="overlay")
     model, clip, vae = host.load_model(opened), host.load_clip(opened), host.load_vae(opened)
     photo = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    prompts, settings = parse_prompts("a red circle"), segmentation.SamplerSettings(steps=4)
-    found, _ = segmentation.segment(model, clip, vae, photo.movedim(1, -1), prompts, settings)
+    prompts, settings = parse_prompts("a red circle"), inference.SamplerSettings(steps=4)
+    engine, look = host.HostEngine(model, clip, vae), inference.ImageSettings()
+    found = inference.segment(engine, photo.movedim(1, -1), prompts, settings, look)
 
     unet, plain_vae, text = networks
     tokenizer = CLIPTokenizer.from_pretrained(_clip_vocabulary(), pad_token="!")  # noqa: S106

@@ -32,7 +32,7 @@ def test_unet_alone_with_the_users_clip_and_vae(host, tmp_path, family):
     """The masks are those of the same networks in one DiGSeg checkpoint, whose SD 2.x text encoder ends one layer earlier."""
     import comfy.sd
 
-    from digseg_nodes import segmentation
+    from digseg_nodes.core import inference
 
     layers = TEXTS[family]["num_hidden_layers"] + (family == "sd21")
     text = text_encoder(family, num_hidden_layers=layers)
@@ -50,10 +50,13 @@ def test_unet_alone_with_the_users_clip_and_vae(host, tmp_path, family):
     save_checkpoint(tmp_path / "unet.safetensors", {"unet": unet.state_dict()}, alone, title="r")
 
     opened, photo = open_checkpoint(tmp_path / "all.safetensors"), torch.rand(1, 64, 64, 3)
-    prompts, settings = parse_prompts("a red (circle)"), segmentation.SamplerSettings(steps=2)
+    prompts, settings = parse_prompts("a red (circle)"), inference.SamplerSettings(steps=2)
     whole = (host.load_model(opened), host.load_clip(opened), host.load_vae(opened))
     pieces = (host.load_model(open_checkpoint(tmp_path / "unet.safetensors")), users_clip, users_vae)
-    masks = [segmentation.segment(*models, photo, prompts, settings)[0].soft for models in (whole, pieces)]
+    masks = [
+        inference.segment(host.HostEngine(*models), photo, prompts, settings, inference.ImageSettings()).soft
+        for models in (whole, pieces)
+    ]
     assert masks[0].std() > 0.01
     assert deviation(masks[1], masks[0]) <= 1e-4
 
@@ -62,13 +65,13 @@ def test_parts_of_other_models_or_none_are_refused_by_name(host):
     import comfy.sd
     import comfy.taesd.taesd
 
-    from digseg_nodes import segmentation
+    from digseg_nodes.core import inference
 
     sixteen = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=16).state_dict())
     photo = torch.rand(1, 64, 64, 3)
     with pytest.raises(ValueError, match=r"makes latents of 16 channels, DiGSeg models read 4\. Use the VAE of"):
-        segmentation.encode_image(sixteen, photo, 64)
+        inference.encode_image(host.HostEngine(vae=sixteen), photo, inference.ImageSettings(64))
     with pytest.raises(ValueError, match="There is no VAE: the loader it comes from found none"):
-        segmentation.decode_masks(None, {"samples": torch.zeros(1, 4, 8, 8)})
+        inference.decode_masks(host.HostEngine(), {"samples": torch.zeros(1, 4, 8, 8)})
     with pytest.raises(ValueError, match="There is no CLIP: the loader it comes from found none"):
-        segmentation.encode_prompts(None, parse_prompts("a cat"))
+        inference.encode_prompts(host.HostEngine(), parse_prompts("a cat"))

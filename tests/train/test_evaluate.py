@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from digseg_nodes.core.inference import ImageSettings
 from tests.train.helpers import tiny_base
 from train.data.build import open_split
 from train.data.config import load_data
 from train.evaluate import main
 from train.networks.bases import load_networks
-from train.scoring.validate import questions
+from train.networks.engine import DiffusersEngine
+from train.scoring.predictions import encoded_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,6 +60,6 @@ def test_two_processes_report_what_one_does(data, tmp_path):
 
 
 def test_shards_cover_every_image_once(base, data):
-    networks, sources = load_networks(base), [source for source, _ in open_split(load_data(data), "test")]
-    numbers = [q.number for rank in (0, 1, 2) for q in questions(sources, networks, 64, shard=(rank, 3))]
+    engine, sources = DiffusersEngine(load_networks(base)), [source for source, _ in open_split(load_data(data), "test")]
+    numbers = [q.number for rank in (0, 1, 2) for q in encoded_samples(sources, engine, ImageSettings(64), shard=(rank, 3))]
     assert sorted(numbers) == [0, 1, 2, 3]

@@ -5,7 +5,7 @@ import torch
 
 from digseg_nodes.core.encoded import EncodedImage
 from digseg_nodes.core.geometry import plan_geometry
-from digseg_nodes.preview import SIZE, MaskPreview
+from digseg_nodes.core.preview import SIZE, MaskPreview
 
 PROBE = torch.tensor([[0.0] * 4, [1.0] * 4])
 

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from digseg_nodes.core.ddim import ddim_sample, initial_noise
 from digseg_nodes.core.geometry import unfit
+from digseg_nodes.core.inference import ImageSettings, SamplerSettings, sample_masks
 from digseg_nodes.core.masks import soft_mask
-from digseg_nodes.core.schedule import ddim_schedule
 from train.data.base import Query, Sample
 from train.demo.world import SYNONYMS, DemoWorld, Thing, article
-from train.networks.bases import Networks, decode_latents, load_networks
+from train.networks.bases import Networks, load_networks
+from train.networks.engine import DiffusersEngine
+from train.scoring.predictions import EncodedSample, encode_sample, predict, score_sample
 from train.scoring.scores import Record, summarise, threshold_sweep
-from train.scoring.validate import Sampling, answer, ask, denoiser, score_question
 
 SIZES = ((0.0, 0.05), (0.05, 0.10), (0.10, 1.0))
 """Shares of the image that the threshold sweep is split by."""
@@ -83,11 +83,12 @@ class Scenes:
 
 def vocabulary(networks: Networks, images: int, seed: int) -> dict:
     """IoU by wording and by whether the pair occurred in training; and the best threshold by size, of plain prompts."""
-    settings = Sampling(networks.config.default_steps, 1, networks.config.initial_noise, seed)
+    engine = DiffusersEngine(networks)
     records: list[Record] = []
     for index, sample in tqdm(Scenes(images, WORDINGS), total=images, desc="scenes"):
-        question = ask(networks, sample, networks.config.resolution, index)
-        found = score_question(question, answer(networks, question, settings), networks.config.threshold)
+        encoded = encode_sample(engine, sample, ImageSettings(), index)
+        soft = predict(engine, encoded.image, encoded.prompts, SamplerSettings(seed))
+        found = score_sample(index, sample, soft, networks.config.threshold)
         records += [result.record for result in found]
     groups = summarise(records)["groups"]
     wordings: dict[str, dict] = defaultdict(dict)
@@ -118,39 +119,33 @@ def size_of(record: Record) -> str:
 def sampling(networks: Networks, images: int, seed: int, plan: dict[int, int], pixels: dict[int, int]) -> dict:
     """Scores by steps, ensemble and kind of average. plan: steps -> members; pixels: steps -> members averaged as pixels."""
     records: dict[str, list[Record]] = defaultdict(list)
+    engine = DiffusersEngine(networks)
     scenes = Scenes(images, {"plain": lambda c, s: f"{c} {s}"}, absent=True)
     for index, sample in tqdm(scenes, total=images, desc="scenes"):
-        question = ask(networks, sample, networks.config.resolution, index)
+        encoded = encode_sample(engine, sample, ImageSettings(), index)
         for steps, members in plan.items():
-            latents = member_latents(networks, question, steps, members, seed)  # [M,K,4,h,w]
-            for name, soft in averages(networks, latents, pixels.get(steps, 0)):
-                found = score_question(question, unfit(soft, question.geometry), networks.config.threshold)
+            latents = member_latents(engine, encoded, SamplerSettings(seed, steps, members))  # [M,K,4,h,w]
+            for name, soft in averages(engine, latents, pixels.get(steps, 0)):
+                found = score_sample(index, sample, unfit(soft, encoded.image.geometry), networks.config.threshold)
                 records[f"{steps}x{name}"] += [result.record for result in found]
     scores = {key: {**summarise(found), "classes": {}} for key, found in records.items()}
     return {"images": images, "scores": scores, "thresholds": {key: thresholds(found) for key, found in records.items()}}
 
 
-@torch.no_grad()
-def member_latents(networks: Networks, question, steps: int, members: int, seed: int) -> Tensor:
+def member_latents(engine: DiffusersEngine, encoded: EncodedSample, settings: SamplerSettings) -> Tensor:
     """Final mask latents [M,K,4,h,w] of every ensemble member, for the K prompts of an image."""
-    texts = question.texts
-    images = question.latent.expand(len(texts), -1, -1, -1)
-    schedule = ddim_schedule(networks.config.scheduler, steps)
-    out = []
-    for member in range(members):
-        noise = initial_noise(seed, member, tuple(images.shape[1:]), networks.config.initial_noise)
-        out.append(ddim_sample(denoiser(networks, images, texts, schedule), noise.expand_as(images), schedule))
-    return torch.stack(out)
+    latent = sample_masks(engine, encoded.prompts, encoded.image, settings)
+    members = latent["digseg"].members
+    return latent["samples"][None] if members is None else members
 
 
-@torch.no_grad()
-def averages(networks: Networks, latents: Tensor, pixel_members: int) -> Iterator[tuple[str, Tensor]]:
+def averages(engine: DiffusersEngine, latents: Tensor, pixel_members: int) -> Iterator[tuple[str, Tensor]]:
     """(name, soft masks [K,H,W]) of the first 1, 5, 10 members averaged as latents, and of `pixel_members` as masks."""
     for members in (1, 5, 10):
         if members <= len(latents):
-            yield f"{members}", soft_mask(decode_latents(networks.vae, latents[:members].mean(0)))
+            yield f"{members}", soft_mask(engine.decode(latents[:members].mean(0)))
     if pixel_members:
-        decoded = [soft_mask(decode_latents(networks.vae, one)) for one in latents[:pixel_members]]
+        decoded = [soft_mask(engine.decode(one)) for one in latents[:pixel_members]]
         yield f"{pixel_members}-pixels", torch.stack(decoded).mean(0)
 
 

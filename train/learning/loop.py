@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from digseg_nodes.core.checkpoint import CheckpointError
+from digseg_nodes.core.inference import ImageSettings, SamplerSettings
 from train.data.augment import AugmentedSource
 from train.data.base import Source
 from train.data.build import open_split
@@ -32,13 +33,14 @@ from train.learning.resume import check_same_run, latest_state, load_state, opti
 from train.learning.run_log import RunLog, describe, scalars
 from train.memory import SAVING, device_memory, estimate, synchronize
 from train.networks.bases import Networks, load_networks, open_base
+from train.networks.engine import DiffusersEngine
 from train.networks.export import export, export_lora
 from train.networks.lora import add_lora
 from train.networks.text_encoding import TextCache
 from train.scoring.grids import save_grid
+from train.scoring.predictions import EncodedSample, Result, encoded_samples, predict, score_sample
 from train.scoring.report import write_report
 from train.scoring.scores import Record, summarise
-from train.scoring.validate import Question, Result, Sampling, answer, questions, score_question
 from train.settings.train_config import Strict, TrainConfig
 from train.settings.yaml_config import ConfigError
 
@@ -95,7 +97,7 @@ class Trainer:
         self.loss = make_loss(config, self.networks.vae, bars, self.networks.config.prediction_type)
         self.progress = Progress()
         self.log = RunLog(config.output / "log.jsonl", self.accelerator.is_main_process)
-        self.questions: list[Question] | None = None
+        self.validation: list[EncodedSample] | None = None
         self.stopping = False
 
     def _place(self) -> None:
@@ -297,14 +299,9 @@ class Trainer:
     def validate(self) -> dict:
         """Score the averaged weights; writes the log, the pictures and, when better than before, best.safetensors."""
         config = self.config
-        sampling = Sampling(
-            config.validation.steps or config.sampling_steps,
-            config.validation.ensemble,
-            config.initial_noise,
-            batch_size=config.validation.batch_size,
-        )
+        settings = SamplerSettings(steps=config.validation.steps or config.sampling_steps, ensemble=config.validation.ensemble)
         with self.averaged_weights():
-            records, pictures = self._score(sampling)
+            records, pictures = self._score(settings)
         summary = summarise(records)
         score = summary["miou"] or 0.0
         better = score > self.progress.best
@@ -322,12 +319,12 @@ class Trainer:
                 tqdm.write(f"no better validation for {config.validation.patience} of them: stopped before the end")
         return summary
 
-    def _score(self, sampling: Sampling) -> tuple[list[Record], list[Result]]:
+    def _score(self, settings: SamplerSettings) -> tuple[list[Record], list[Result]]:
         """Records of all processes, and this process's first results as pictures."""
         results, failure = [], None
         self.networks.unet.eval()
         try:
-            results = self._answers(sampling)
+            results = self._predictions(settings)
         except Exception as error:
             failure = error
         self.networks.unet.train()
@@ -335,14 +332,18 @@ class Trainer:
         records = sorted(gather_object([result.record for result in results]), key=lambda record: record.image)
         return records, results[: self.config.validation.pictures]
 
-    def _answers(self, sampling: Sampling) -> list[Result]:
-        """This process's share of the validation prompts, answered and scored."""
-        networks, config, processes = self.networks, self.config, self.accelerator
-        if self.questions is None:
+    def _predictions(self, settings: SamplerSettings) -> list[Result]:
+        """This process's share of the validation prompts, predicted and scored."""
+        config, processes = self.config, self.accelerator
+        drawn = replace(self.networks.config, initial_noise=config.initial_noise)
+        engine = DiffusersEngine(replace(self.networks, config=drawn), config.validation.batch_size)
+        if self.validation is None:
             shard, limit = (processes.process_index, processes.num_processes), config.validation.images
-            self.questions = list(questions(self.validation_sources, networks, config.resolution, limit, shard, spread=True))
-        answers = ((question, answer(networks, question, sampling)) for question in self.questions)
-        return [result for question, soft in answers for result in score_question(question, soft, config.export.threshold)]
+            look = ImageSettings(config.resolution)
+            self.validation = list(encoded_samples(self.validation_sources, engine, look, limit, shard, spread=True))
+        masks = ((one, predict(engine, one.image, one.prompts, settings)) for one in self.validation)
+        threshold = config.export.threshold
+        return [result for one, soft in masks for result in score_sample(one.number, one.sample, soft, threshold)]
 
     def _fail_together(self, failure: Exception | None) -> None:
         """Raise this process's failure, or say that another one failed: nobody waits for one that is gone."""

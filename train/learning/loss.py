@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -10,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from digseg_nodes.core.ddim import predict_x0
 from train.latents.batches import Batch
 from train.learning.objective import add_noise, diffusion_target, min_snr_weights, weighted_mse
-from train.networks.bases import decode_latents
+from train.networks.bases import call_unet, decode_latents
 from train.settings.train_config import TrainConfig
 
 
@@ -31,11 +30,6 @@ def make_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str)
         kind=config.end_to_end.loss,
         pixel_weight=config.end_to_end.pixel_weight,
     )
-
-
-def call_unet(unet, image: Tensor, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-    """The U-Net on concat([image latent, noisy mask latent]): the on-disk order (docs/checkpoint-format.md)."""
-    return unet(torch.cat([image, noisy], dim=1), timesteps, encoder_hidden_states=text, return_dict=False)[0]
 
 
 def diffusion_loss(unet, batch: Batch, *, alpha_bar: Tensor, prediction_type: str, gamma: float | None) -> Tensor:

@@ -139,17 +139,23 @@ def _prefixed_like(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Te
     return {TEXT_PREFIX + name: tensor for name, tensor in bare.items()} if wanted else bare
 
 
+def call_unet(unet, image: Tensor, noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    """The U-Net on concat([image latent, noisy mask latent]): the on-disk order (docs/checkpoint-format.md)."""
+    return unet(torch.cat([image, noisy], dim=1), timesteps, encoder_hidden_states=text, return_dict=False)[0]
+
+
 def encode_pixels(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """Posterior mean times scaling factor: [B,3,H,W] in [-1,1] -> [B,4,H/8,W/8]. Paper section 3.4."""
-    return vae.encode(pixels).latent_dist.mean * _scaling(vae)
+    return vae.encode(pixels).latent_dist.mean * scaling(vae)
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """[B,4,h,w] -> unclamped pixels [B,3,8h,8w], nominally in [-1,1]."""
-    return vae.decode(latents / _scaling(vae)).sample
+    return vae.decode(latents / scaling(vae)).sample
 
 
-def _scaling(vae: AutoencoderKL) -> float:
+def scaling(vae: AutoencoderKL) -> float:
+    """What latents are multiplied by before the U-Net reads them."""
     return vae.config.scaling_factor or UNKNOWN_SCALING
 
 

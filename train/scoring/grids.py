@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from train.scoring.validate import Result
+from train.scoring.predictions import Result
 
 CELL, CAPTION = 128, 16
 

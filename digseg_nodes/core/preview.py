@@ -5,11 +5,11 @@ from __future__ import annotations
 from PIL import Image
 from torch import Tensor
 
-from .core import geometry
-from .core.draw import to_picture
-from .core.encoded import EncodedImage
-from .core.overlay_target import OBSERVABLE
-from .core.palettes import palette
+from . import geometry
+from .draw import to_picture
+from .encoded import EncodedImage
+from .overlay_target import OBSERVABLE
+from .palettes import palette
 
 SIZE = 384
 STRENGTH = 0.65

@@ -1,0 +1,87 @@
+"""What runs the networks for the inference loop: ComfyUI in the nodes, diffusers in train/. The loop itself is inference.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+from torch import Tensor
+
+from .checkpoint import CheckpointConfig
+from .schedule import DDIMSchedule
+
+OnStep = Callable[[int, Tensor], None]
+
+
+def show_nothing(_done: int, _total: int, _preview: Image.Image | None) -> None:
+    """For callers who look at no progress bar."""
+
+
+@dataclass
+class Progress:
+    """How far a piece of work is, in network calls per item. show(done, total, preview) draws it, and may raise to cancel.
+
+    previews: whether pictures of unfinished masks are worth drawing.
+    """
+
+    total: int
+    show: Callable[[int, int, Image.Image | None], None] = show_nothing
+    previews: bool = False
+    done: int = 0
+
+    def advance(self, count: int = 1, preview: Image.Image | None = None) -> None:
+        """Move on by `count` calls; `preview` is a picture of how it looks so far, or None."""
+        self.done += count
+        self.show(self.done, self.total, preview)
+
+
+class Engine(Protocol):
+    """Networks that run somewhere. Latents are unscaled (as the VAE gives them), float32; what is returned lies on the CPU.
+
+    A missing or unfit part raises ValueError in words when it is asked for.
+    """
+
+    @property
+    def config(self) -> CheckpointConfig:
+        """The config of the checkpoint whose U-Net this is."""
+
+    @property
+    def resolution(self) -> int:
+        """Longest side in pixels that the network was trained at."""
+
+    def check_vae(self) -> None:
+        """Raises ValueError unless there is a VAE whose latents the U-Net reads."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """c of each text, taken literally: [N,77,D]."""
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """E(x): pixels [N,3,H,W] in [0,1], sides multiples of 8 → latents [N,4,H/8,W/8]."""
+
+    def sample(
+        self, text: Tensor, image: Tensor, noise: Tensor, schedule: DDIMSchedule, on_step: OnStep, sampler: Any = None
+    ) -> Tensor:
+        """Mask latents [N,4,h,w] of texts [N,77,D], image latents and noise [N,4,h,w]; on_step(i, x0) after every step.
+
+        sampler: the engine's own kind of sampler, instead of DDIM.
+        """
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """D(z), unclamped: latents [N,4,h,w] → pixels [N,3,8h,8w], nominally in [-1,1]."""
+
+    def sample_chunk(self, latent_size: tuple[int, int]) -> int:
+        """How many masks of (h, w) one U-Net call may take now."""
+
+    def decode_chunk(self, latent_size: tuple[int, int]) -> int:
+        """How many mask latents of (h, w) one VAE call may decode now."""
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether the device ran out of memory."""
+
+    def release_memory(self) -> None:
+        """Give cached device memory back after that."""
+
+    def progress(self, total: int) -> Progress:
+        """A new progress bar of `total` calls."""
