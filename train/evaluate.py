@@ -19,6 +19,7 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from digseg_nodes.core.files import write_text
 from train.data.base import ABSENT_GROUPS
 from train.settings.command import run
 
@@ -89,8 +90,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     report = {"checkpoint": arguments.checkpoint.name, "data": arguments.data.name, "split": arguments.split}
     report |= {"images": len({record.image for record in runs[0].records}), "threshold": threshold}
     report["runs"] = [one.report(arguments.records) for one in runs]
-    arguments.report.parent.mkdir(parents=True, exist_ok=True)
-    arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_text(arguments.report, json.dumps(report, indent=1) + "\n")
     pictures = {f"{one.steps} steps x {one.ensemble}": save_extremes(arguments.report, one, threshold) for one in runs}
     write_evaluation(arguments.report.with_suffix(".html"), report, pictures)
     for values in report["runs"]:

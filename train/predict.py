@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from digseg_nodes.core.files import written_atomically
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings
 from digseg_nodes.core.masks import overlay, semantic_map
 from digseg_nodes.core.palettes import palette
@@ -65,10 +66,8 @@ def write_all(targets: list[Path], image: np.ndarray, soft: Tensor, threshold: f
     painted = overlay(photo, hard[:, None].float(), torch.as_tensor(np.asarray(colours)).float() / 255)[0]
     pictures += [indexed, Image.fromarray((painted.numpy() * 255).round().astype(np.uint8))]
     for target, picture in zip(targets, pictures, strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}")
-        picture.save(temporary)
-        temporary.replace(target)
+        with written_atomically(target) as temporary:
+            picture.save(temporary, "JPEG" if target.suffix == ".jpg" else "PNG")
 
 
 def main(line: list[str] | None = None) -> None:

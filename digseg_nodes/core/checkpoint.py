@@ -16,6 +16,7 @@ from torch import Tensor
 from . import diffusers_folder
 from .bare_unet import bare_scheduler, bare_unet_config, unet_prefix
 from .errors import CheckpointError
+from .files import written_atomically
 from .foreign import describe_foreign, describe_not_safetensors
 from .ldm_names import LDM_PREFIX, names_from_ldm
 
@@ -194,17 +195,8 @@ def describe_config(config: CheckpointConfig, title: str, description: str = "",
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a .safetensors file atomically: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        permissions = temporary.stat().st_mode  # the user's own; newer safetensors keep a file to its owner
+    with written_atomically(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
-        temporary.chmod(permissions)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _modelspec(config: CheckpointConfig, title: str, description: str, license: str) -> dict[str, str]:

@@ -139,6 +139,15 @@ def test_only_the_last_states_are_kept_and_half_written_ones_never_read(tmp_path
     assert load_state(latest_state(tmp_path))[1] == {"step": 3}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_state_is_readable_as_the_umask_says_and_clears_what_a_killed_writer_left(tmp_path):
+    (tmp_path / "step-00000009.safetensors.1-ab.tmp").write_bytes(b"half")
+    (tmp_path / "plain").touch()
+    path = save_state(tmp_path, 1, {"x": torch.ones(2)}, {}, keep=1)
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["plain", "step-00000001.safetensors"]
+
+
 def test_a_full_disk_is_explained_and_leaves_the_previous_state(tmp_path, monkeypatch):
     save_state(tmp_path, 1, {"x": torch.ones(2)}, {}, keep=1)
 

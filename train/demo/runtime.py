@@ -12,6 +12,8 @@ import torch
 from torch import distributed, nn
 from tqdm import tqdm
 
+from digseg_nodes.core.files import written_atomically
+
 
 class EMA:
     """Exponential moving average of a module's parameters, with a warm-up of the decay."""
@@ -78,9 +80,8 @@ def average_gradients(module: nn.Module) -> None:
 
 def save_state(path: Path, **parts) -> None:
     """Write a stage's state atomically."""
-    partial = path.with_suffix(".tmp")
-    torch.save(parts, partial)
-    partial.replace(path)
+    with written_atomically(path) as temporary:
+        torch.save(parts, temporary)
 
 
 def _descend(modules: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, max_norm: float) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from digseg_nodes.core.files import write_text
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "train/configs/demo/experiment.yaml"
 MODELS = ROOT / "digseg_nodes/models"
@@ -184,7 +186,4 @@ def fingerprint(path: Path) -> dict:
 
 def save(path: Path, result: dict) -> None:
     """Write a result in one go, so that a killed run leaves none rather than half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(result, indent=1) + "\n")

@@ -1,7 +1,6 @@
 """Training states for exact resuming: one safetensors file each, written atomically, the last K kept."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from digseg_nodes.core.files import written_atomically
 
 PATTERN = "step-*.safetensors"
 
@@ -31,17 +32,13 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], values: dict
     """Write a state and drop all but the last `keep`. A full disk raises ResumeError and leaves the previous states."""
     folder.mkdir(parents=True, exist_ok=True)
     path = state_path(folder, step)
-    temporary = path.with_suffix(".tmp")
+    for left in folder.glob("step-*.tmp"):  # of a killed process; a run folder has one writer
+        left.unlink()
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata={"values": json.dumps(values)},
-        )
-        _sync(temporary)
-        temporary.replace(path)
+        with written_atomically(path, sync=True) as temporary:
+            save_file(content, temporary, metadata={"values": json.dumps(values)})
     except Exception as error:
-        temporary.unlink(missing_ok=True)
         raise ResumeError(
             f"The training state of step {step} could not be written to {folder}: {error}. "
             "Free some disk space and start the same command again; earlier states are intact."
@@ -49,11 +46,6 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], values: dict
     for old in sorted(folder.glob(PATTERN))[:-keep]:
         old.unlink()
     return path
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict]:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from digseg_nodes.core.files import write_text
+
 
 class RunLog:
     """log.jsonl of a run: one JSON object a line. Lines beyond the state a run continues from are dropped."""
@@ -14,11 +16,8 @@ class RunLog:
         """Keep the lines up to `step`."""
         if not self.active:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, values: dict) -> None:
         """Append one line."""

@@ -19,6 +19,7 @@ from digseg_nodes.core.checkpoint import (
     write_safetensors,
 )
 from digseg_nodes.core.diffusers_folder import OWN_CONFIG
+from digseg_nodes.core.files import write_text
 from digseg_nodes.core.ldm_names import LDM_PREFIX, translate, unet_modules, vae_modules
 
 Components = dict[str, dict[str, Tensor]]
@@ -132,5 +133,4 @@ def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")

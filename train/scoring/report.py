@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from digseg_nodes.core.files import write_text
+
 WIDTH, HEIGHT, MARGIN, FEW = 640, 200, 40, 25
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -30,10 +32,7 @@ def write_report(run: Path, title: str) -> None:
         parts.append(f"<h2>Classes</h2>{class_table(last['validation']['classes'])}")
     if pictures := sorted((run / "pictures").glob("*.png")):
         parts.append(f"<h2>Image, truth, prediction, soft mask</h2>{_image(pictures[-1])}")
-    path = run / "report.html"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(PAGE.format(title=html.escape(title), body="\n".join(parts)), encoding="utf-8")
-    temporary.replace(path)
+    write_text(run / "report.html", PAGE.format(title=html.escape(title), body="\n".join(parts)))
 
 
 def write_evaluation(path: Path, report: dict, pictures: dict[str, Sequence[Path]]) -> None:
@@ -48,7 +47,7 @@ def write_evaluation(path: Path, report: dict, pictures: dict[str, Sequence[Path
         parts += [sweep_section(run["sweep"])]
         for file, which in zip(pictures[title], ("Worst", "Best"), strict=True):
             parts.append(f"<h3>{which}: image, truth, prediction, soft mask</h3>{_image(file)}")
-    path.write_text(PAGE.format(title="Evaluation", body="\n".join(parts)), encoding="utf-8")
+    write_text(path, PAGE.format(title="Evaluation", body="\n".join(parts)))
 
 
 def _image(path: Path) -> str:
