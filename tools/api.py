@@ -75,13 +75,13 @@ def to_prompt(graph: dict, object_info: dict) -> dict:
 
 
 def _inputs(node: dict, links: dict, info: dict) -> dict:
-    values = dict(zip(_widget_names(info), node.get("widgets_values") or [], strict=False))
+    values = dict(zip(widget_names(info), node.get("widgets_values") or [], strict=False))
     values.pop("", None)
     linked = {slot["name"]: links[slot["link"]] for slot in node.get("inputs", []) if slot.get("link") is not None}
     return values | linked
 
 
-def _widget_names(info: dict) -> list[str]:
+def widget_names(info: dict) -> list[str]:
     """Names of a node's widgets in the order of `widgets_values`; "" is the one that changes a seed after a run."""
     names = []
     for name, (kind, *options) in (info["input"].get("required", {}) | info["input"].get("optional", {})).items():

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 
 from .api import Client
-from .build import Node, Output, Sheet
+from .layout import Node, Output, Sheet
 
 FOLDER = Path(__file__).resolve().parent.parent / "subgraphs"
 NAME = "DiGSeg text to mask"

@@ -1,221 +1,25 @@
-"""Write the example graphs (workflows/*.json) from the descriptions in tools/graphs.py.
+"""Write the example graphs, workflows/*.json, from the descriptions in tools/graphs.py.
 
-    python -m tools.build --url http://127.0.0.1:8188
+    python -m tools.build --url http://127.0.0.1:8188 [NAME ...]
 
-A running ComfyUI with the pack (`python dev.py serve`) tells the order and kinds of every node's inputs, so that
-the files are what its page would save. Thumbnails and screenshots are made by `python -m tools.shots`.
+A running ComfyUI with the pack (`python dev.py serve`) tells the order and kinds of every node's inputs. The pictures beside the
+graphs are made by `python -m tools.pictures`, the screenshots in docs/ by `python -m tools.shots`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from .api import NOTES, Client
-from .api import _widget_names as widget_names
+from .api import Client
+from .graphs import GRAPHS
+from .layout import Sheet
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
-GAP_X, GAP_Y, PAD, TITLE, GROUP_TITLE = 50, 50, 20, 30, 46
-SLOT, WIDGET, TEXT_BOX, PICTURE = 20, 24, 110, 240
-COLOURS = {
-    "load": "#3f789e",
-    "segment": "#88AA88",
-    "result": "#8888AA",
-    "paint": "#b568c9",
-    "check": "#b58b2a",
-}
-PICTURE_NODES = (
-    "LoadImage",
-    "LoadVideo",
-    "PreviewImage",
-    "MaskPreview",
-    "SaveImage",
-    "SaveVideo",
-    "DiGSegSegment",
-    "DiGSegPickMask",
-    "DiGSegSemanticMap",
-    "DiGSegUncertainty",
-    "DiGSegCompareMasks",
-    "DiGSegSampler",
-    "KSampler",
-    "SamplerCustom",
-)
-
-
-@dataclass(frozen=True)
-class Output:
-    """One output of a node, ready to be given to another node's input."""
-
-    node: dict
-    slot: int
-
-
-@dataclass(frozen=True)
-class Node:
-    """A placed node; `node["IMAGE"]` or `node[0]` is one of its outputs."""
-
-    content: dict
-
-    def __getitem__(self, which: str | int) -> Output:
-        names = [output["name"] for output in self.content["outputs"]]
-        return Output(self.content, which if isinstance(which, int) else names.index(which))
-
-
-@dataclass
-class Sheet:
-    """A graph laid out in columns, each column a titled group; rows of columns below one another."""
-
-    info: dict
-    nodes: list[dict] = field(default_factory=list)
-    links: list[list] = field(default_factory=list)
-    groups: list[dict] = field(default_factory=list)
-    x: float = 0
-    top: float = 0
-    bottom: float = 0
-    y: float = 0
-    width: int = 0
-
-    @contextmanager
-    def column(self, title: str, kind: str, width: int = 320):
-        """Nodes added in this block stand below one another in a group."""
-        first, self.y, self.width = len(self.nodes), self.top + GROUP_TITLE, width
-        yield
-        height = self.y - GAP_Y + PAD - self.top
-        box = [self.x, self.top, width + 2 * PAD, height]
-        self.groups.append(
-            {
-                "id": len(self.groups) + 1,
-                "title": title,
-                "bounding": box,
-                "color": COLOURS[kind],
-                "font_size": 22,
-                "flags": {},
-            }
-        )
-        for node in self.nodes[first:]:
-            node["pos"][0] = self.x + PAD
-        self.x += width + 2 * PAD + GAP_X
-        self.bottom = max(self.bottom, self.top + height)
-
-    def row(self) -> None:
-        """Continue below everything so far, at the left edge."""
-        self.x, self.top = 0, self.bottom + GAP_Y
-
-    def note(self, text: str, height: int = 180) -> None:
-        """Explain something inside the graph; Markdown."""
-        self._place(
-            {
-                "type": "MarkdownNote",
-                "inputs": [],
-                "outputs": [],
-                "widgets_values": [text.strip()],
-                "color": "#432",
-                "bgcolor": "#653",
-            },
-            height,
-        )
-
-    def add(self, kind: str, title: str = "", height: int = 0, **inputs) -> Node:
-        """Place a node. inputs: values for its widgets, `Output`s for its sockets and for linked widgets."""
-        info = self.info[kind]
-        known = info["input"].get("required", {}) | info["input"].get("optional", {})
-        unknown = set(inputs) - set(known)
-        if unknown:
-            raise ValueError(f"{kind} has no input {sorted(unknown)}; it has {sorted(known)}")
-        widgets = widget_names(info)
-        content = {"type": kind, "inputs": [], "widgets_values": [_value(name, known, inputs) for name in widgets]}
-        content["outputs"] = [
-            {"name": name, "type": type_, "links": []} for name, type_ in zip(info["output_name"], info["output"], strict=True)
-        ]
-        if title:
-            content["title"] = title
-        if kind in ("LoadImage", "LoadVideo"):
-            content["widgets_values"].append("image")
-        node = self._place(content, height or _height(kind, known, widgets, content))
-        for name, (type_, *_) in known.items():
-            self._socket(node, name, type_, name in widgets, inputs.get(name))
-        return Node(node)
-
-    def _socket(self, node: dict, name: str, kind, is_widget: bool, value) -> None:
-        linked = isinstance(value, Output)
-        slot = {"name": name, "type": "COMBO" if isinstance(kind, list) else kind, "link": None}
-        if is_widget:
-            slot["widget"] = {"name": name}
-        if linked:
-            slot["link"] = len(self.links) + 1
-            self.links.append(
-                [
-                    slot["link"],
-                    value.node["id"],
-                    value.slot,
-                    node["id"],
-                    len(node["inputs"]),
-                    value.node["outputs"][value.slot]["type"],
-                ]
-            )
-            value.node["outputs"][value.slot]["links"].append(slot["link"])
-        node["inputs"].append(slot)
-
-    def _place(self, content: dict, height: float) -> dict:
-        number = len(self.nodes) + 1
-        node = {
-            "id": number,
-            "pos": [0, self.y + TITLE],
-            "size": [self.width, height],
-            "flags": {},
-            "order": number - 1,
-            "mode": 0,
-            "properties": {"Node name for S&R": content["type"]},
-            **content,
-        }
-        self.nodes.append(node)
-        self.y += TITLE + height + GAP_Y - TITLE / 2
-        return node
-
-    def graph(self) -> dict:
-        """The finished graph as ComfyUI's page saves it."""
-        return {
-            "last_node_id": len(self.nodes),
-            "last_link_id": len(self.links),
-            "nodes": self.nodes,
-            "links": self.links,
-            "groups": self.groups,
-            "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [60, 90]}},
-            "version": 0.4,
-        }
-
-
-def _value(name: str, known: dict, inputs: dict):
-    """A widget's value: what was given, else its default; the unnamed widget behind a seed keeps it as it is."""
-    if name == "":
-        return "fixed"
-    if name in inputs and not isinstance(inputs[name], Output):
-        return inputs[name]
-    kind, *options = known[name]
-    option = options[0] if options else {}
-    choices = kind if isinstance(kind, list) else option.get("options")
-    return option.get("default", choices[0] if choices else {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False}.get(kind, ""))
-
-
-def _height(kind: str, known: dict, widgets: list[str], content: dict) -> int:
-    boxes = [name for name in widgets if name and len(known[name]) > 1 and known[name][1].get("multiline")]
-    sockets = max(len(known) - len([name for name in widgets if name]), len(content["outputs"]))
-    rows = 10 + SLOT * sockets + WIDGET * (len(widgets) - len(boxes)) + TEXT_BOX * len(boxes)
-    return rows + (PICTURE if kind in PICTURE_NODES else TEXT_BOX if kind == "PreviewAny" else 0)
-
-
-def used_nodes(graph: dict) -> set[str]:
-    """Node classes of a graph, without its notes."""
-    return {node["type"] for node in graph["nodes"]} - set(NOTES)
 
 
 def main() -> None:
-    from .graphs import GRAPHS
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True, help="address of a running ComfyUI that has the pack")
     parser.add_argument("names", nargs="*", help="graphs to write; all without this")

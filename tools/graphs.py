@@ -1,8 +1,8 @@
-"""The example graphs as `tools.build` lays them out: columns from left to right, one function a graph."""
+"""What the example graphs hold and say: columns from left to right, one function a graph."""
 
 from __future__ import annotations
 
-from .build import Node, Sheet
+from .layout import Node, Sheet
 
 DEMO, DIFFUSION, BASE = "digseg-demo.safetensors", "digseg-demo-diffusion.safetensors", "digseg-demo-base.safetensors"
 SCENE, THINGS = "scene-5.png", ("red star", "green star", "cyan square", "pink circle")

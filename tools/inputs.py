@@ -7,6 +7,7 @@ Uses the demo world's own brush (train/demo/world.py), so that the demo model kn
 
 from __future__ import annotations
 
+import argparse
 from fractions import Fraction
 from pathlib import Path
 
@@ -98,7 +99,14 @@ def save_video(frames: list[Image.Image], path: Path) -> None:
         file.mux(stream.encode())
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the pictures and the clip, each the same at every call."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     red_circle().save(SCENES / "red_circle.png", optimize=True)
     aerial().save(SCENES / "aerial.png", optimize=True)
     save_video(moving_shapes(), SCENES / "moving_shapes.mp4")
+
+
+if __name__ == "__main__":
+    main()
