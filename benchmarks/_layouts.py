@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from digseg_nodes.core.checkpoint import CheckpointConfig, save_checkpoint, write_safetensors
+from digseg_nodes.core.latent_space import LATENT_CHANNELS, PROMPT_TOKENS, SEGMENTER_CHANNELS
 from digseg_nodes.core.ldm_names import LDM_PREFIX, translate, unet_modules
 from tests.parity import builders
 
-TOKENS = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+TOKENS = {"vocab_size": 49408, "max_position_embeddings": PROMPT_TOKENS, "bos_token_id": 49406, "eos_token_id": 49407}
 
 
 class Networks(NamedTuple):
@@ -39,8 +40,8 @@ def make_networks(family: str, scheduler: dict, resolution: int) -> Networks:
         builders.fill_quickly(build, seed, torch.float16)
         for seed, build in enumerate(
             (
-                lambda: UNet2DConditionModel(sample_size=64, in_channels=8, **builders.UNETS[family]),
-                lambda: AutoencoderKL(latent_channels=4, sample_size=512, **levels, **builders.VAES["sd"]),
+                lambda: UNet2DConditionModel(sample_size=64, in_channels=SEGMENTER_CHANNELS, **builders.UNETS[family]),
+                lambda: AutoencoderKL(latent_channels=LATENT_CHANNELS, sample_size=512, **levels, **builders.VAES["sd"]),
                 lambda: CLIPTextModel(CLIPTextConfig(**TOKENS, **builders.TEXTS[family])),
             )
         )

@@ -22,11 +22,12 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks._layouts import LAYOUTS, Networks, make_networks, write_layout  # noqa: E402 (ComfyUI has a package `tests` too)
+from digseg_nodes.core.latent_space import LATENT_CHANNELS, PIXELS_PER_LATENT, PROMPT_TOKENS, SCALING_FACTOR  # noqa: E402
 from tests.parity.builders import SCHEDULERS, deviation, reference_ddim  # noqa: E402
 
-SCALE = 0.18215
 BOUND = 1e-4
 SIZE = 64
+LATENT = (1, LATENT_CHANNELS, SIZE // PIXELS_PER_LATENT, SIZE // PIXELS_PER_LATENT)
 STEPS = 4
 COMPARISONS = ("parts", "pipelines", "types", "layouts")
 FAMILIES = {"sd15": "epsilon", "sd21": "v_zero_snr"}
@@ -72,19 +73,19 @@ def compare(host, case: Case, steps: list[int]) -> dict[str, float]:
     our_words, our_image = host.encode_text(case.host_clip, "a red (circle)"), host.encode_image(case.host_vae, pixels)
     noise = initial_noise(0, 0, tuple(image.shape))
     t = torch.tensor([500.0])
-    native = case.model.model.diffusion_model(torch.cat([noise, image * SCALE], 1), t, context=words)
+    native = case.model.model.diffusion_model(torch.cat([noise, image * SCALING_FACTOR], 1), t, context=words)
     errors = {
         "text encoder": deviation(our_words, words),
         "VAE encode": deviation(our_image, image),
         "VAE decode": deviation(host.decode(case.host_vae, image), case.networks.vae.decode(image).sample),
-        "U-Net": deviation(native, case.networks.unet(torch.cat([image * SCALE, noise], 1), t, words).sample),
+        "U-Net": deviation(native, case.networks.unet(torch.cat([image * SCALING_FACTOR, noise], 1), t, words).sample),
     }
     print(errors, flush=True)
     for n in steps:
         ours = host.sample(case.model, our_words, our_image, noise, ddim_schedule(case.scheduler, n))
-        reference = reference_ddim(case.networks.unet, words, image * SCALE, noise, case.scheduler, n)
-        errors[f"{n} steps"] = deviation(ours * SCALE, reference)
-        mask = soft_mask(case.networks.vae.decode(reference / SCALE).sample)
+        reference = reference_ddim(case.networks.unet, words, image * SCALING_FACTOR, noise, case.scheduler, n)
+        errors[f"{n} steps"] = deviation(ours * SCALING_FACTOR, reference)
+        mask = soft_mask(case.networks.vae.decode(reference / SCALING_FACTOR).sample)
         errors[f"image and text to mask, {n} steps"] = deviation(soft_mask(host.decode(case.host_vae, ours)), mask)
         print(n, "steps", errors[f"{n} steps"], "mask", errors[f"image and text to mask, {n} steps"], flush=True)
     return errors
@@ -103,7 +104,7 @@ def against_marigold(host, case: Case) -> float:
     unet, vae, text, _ = case.networks
     pipe = MarigoldDepthPipeline(unet, vae, DDIMScheduler.from_config(case.scheduler), text, clip_tokenizer())
     picture = to_pil_image(torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)))
-    noise = initial_noise(0, 0, (1, 4, SIZE // 8, SIZE // 8))
+    noise = initial_noise(0, 0, LATENT)
     depth = pipe(
         picture, num_inference_steps=STEPS, ensemble_size=1, processing_resolution=SIZE, latents=noise, output_type="pt"
     ).prediction
@@ -118,12 +119,14 @@ def sampling_error(host, unet, opened) -> float:
     from digseg_nodes.core.schedule import ddim_schedule
 
     generator = torch.Generator().manual_seed(3)
-    image, noise = (torch.randn(1, 4, SIZE // 8, SIZE // 8, generator=generator) for _ in range(2))
-    words, scheduler = torch.randn(1, 77, unet.config.cross_attention_dim, generator=generator), opened.config.scheduler
-    ours = host.sample(host.load_model(opened), words, image / SCALE, noise, ddim_schedule(scheduler, STEPS))
+    image, noise = (torch.randn(LATENT, generator=generator) for _ in range(2))
+    words = torch.randn(1, PROMPT_TOKENS, unet.config.cross_attention_dim, generator=generator)
+    ours = host.sample(
+        host.load_model(opened), words, image / SCALING_FACTOR, noise, ddim_schedule(opened.config.scheduler, STEPS)
+    )
     host.mm.unload_all_models()
     gc.collect()
-    return deviation(ours * SCALE, reference_ddim(unet, words, image, noise, scheduler, STEPS))
+    return deviation(ours * SCALING_FACTOR, reference_ddim(unet, words, image, noise, opened.config.scheduler, STEPS))
 
 
 def every_prediction_type(host, case: Case) -> dict[str, float]:
@@ -168,7 +171,7 @@ def against_instruct_nodes(host, case: Case, folder: Path) -> float:
     words = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"))
     result = InstructPixToPixConditioning.execute(words, words, pixels, vae)
     positive, negative, empty = getattr(result, "args", result)
-    schedule, noise = ddim_schedule(case.scheduler, STEPS), initial_noise(0, 0, (1, 4, SIZE // 8, SIZE // 8))
+    schedule, noise = ddim_schedule(case.scheduler, STEPS), initial_noise(0, 0, LATENT)
     sigmas = torch.cat([schedule.sigmas, schedule.prev_sigmas[-1:]]).float()
     stock = comfy.sample.sample_custom(
         model,
@@ -185,7 +188,7 @@ def against_instruct_nodes(host, case: Case, folder: Path) -> float:
     stock = stock / (1.0 + float(sigmas[-1]) ** 2) ** 0.5
     image = host.encode_image(case.host_vae, pixels.movedim(-1, 1))
     ours = host.sample(case.model, host.encode_text(case.host_clip, "a red circle"), image, noise, schedule)
-    return deviation(stock * SCALE, ours * SCALE)
+    return deviation(stock * SCALING_FACTOR, ours * SCALING_FACTOR)
 
 
 def main() -> int:

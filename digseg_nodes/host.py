@@ -39,6 +39,7 @@ from .core.diffusers_folder import read_json
 from .core.draw import palette_png
 from .core.engine import Progress
 from .core.foreign import describe_not_safetensors
+from .core.latent_space import SCALING_FACTOR
 from .core.ldm_names import translate, vae_modules
 from .core.lora_names import layers_of, to_kohya
 from .core.palettes import palette
@@ -47,7 +48,6 @@ from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
 from .core.unet_layout import HOST_GROUPS, UnsupportedUNet, head_counts, host_layout
 
 FOLDER = "digseg"
-LATENT_SCALE = 0.18215
 DEFAULT_RESOLUTION = 512
 MOST_IDS = 255
 """Classes besides the background in an image of 8 bits."""
@@ -469,10 +469,10 @@ def _vae_layout(config: dict, name: str) -> dict | None:
             f"{name} has a VAE with {config.get('norm_num_groups')} norm groups and {len(channels)} "
             f"levels; ComfyUI's has {HOST_GROUPS} and 4."
         )
-    if abs(config.get("scaling_factor", LATENT_SCALE) - LATENT_SCALE) > 1e-6:
+    if abs(config.get("scaling_factor", SCALING_FACTOR) - SCALING_FACTOR) > 1e-6:
         raise CheckpointError(
             f"{name} has a VAE with scaling factor {config['scaling_factor']}; Stable Diffusion 1.x "
-            f"and 2.x have {LATENT_SCALE}, the only one supported."
+            f"and 2.x have {SCALING_FACTOR}, the only one supported."
         )
     layers = config.get("layers_per_block", 2)
     if channels == [128, 256, 512, 512] and layers == 2:
@@ -653,7 +653,7 @@ def sample(
 
     def report(i, x0, _x, _total):
         if on_step is not None:
-            on_step(i, x0 / LATENT_SCALE)
+            on_step(i, x0 / SCALING_FACTOR)
 
     sigmas = torch.cat([schedule.sigmas, schedule.prev_sigmas[-1:]]).float()
     if sampler is not None:

@@ -26,6 +26,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
+from digseg_nodes.core.latent_space import LATENT_CHANNELS
 from train.networks.layouts import DTYPES, Components, write_folder, write_ldm, write_single, write_unet
 
 WRITERS = {"single": write_single, "unet": write_unet, "ldm": write_ldm, "diffusers": write_folder}
@@ -52,7 +53,7 @@ def open_source(path: Path, mask_target: str = "auto") -> Checkpoint:
         return open_checkpoint(path, mask_target=mask_target)
     except CheckpointError as refused:
         try:
-            return open_checkpoint(path, in_channels=4)
+            return open_checkpoint(path, in_channels=LATENT_CHANNELS)
         except CheckpointError:
             raise refused from None
 

@@ -26,12 +26,12 @@ from transformers import CLIPTextModel
 
 from digseg_nodes.core.bare_unet import STABLE_DIFFUSION_UNETS, bare_scheduler
 from digseg_nodes.core.checkpoint import CheckpointConfig
+from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from digseg_nodes.core.schedule import alphas_cumprod
 from train.data.config import DataConfig
-from train.data.prepare import LATENT_PIXELS
 from train.latents.batches import Batch
 from train.learning.loss import make_loss
-from train.networks.bases import decode_latents, encode_pixels, open_base, text_model
+from train.networks.bases import decode_latents, encode_pixels, open_base, text_model, widened
 from train.networks.engine import decoded_at_once
 from train.networks.lora import add_lora
 from train.networks.single_file import TEXT_ENCODERS, VAE
@@ -165,7 +165,7 @@ def estimate(config: TrainConfig, model: CheckpointConfig, processes: int = 1) -
 def _outlines(config: TrainConfig, model: CheckpointConfig) -> Empty:
     """The networks as the trainer sets them up, on no device."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config({**model.unet, "in_channels": 8}).train()
+        unet = UNet2DConditionModel.from_config(widened(model.unet)).train()
         vae = AutoencoderKL.from_config(model.vae).requires_grad_(False)
         text = text_model(model.text_encoder).requires_grad_(False)
         if config.lora:
@@ -209,7 +209,7 @@ def _forward_and_backward(config: TrainConfig, networks: Empty, loss) -> None:
 
 
 def _empty_batch(config: TrainConfig, networks: Empty) -> Batch:
-    count, side = config.batch_size, config.resolution // LATENT_PIXELS
+    count, side = config.batch_size, config.resolution // PIXELS_PER_LATENT
     image, mask, noise = (torch.empty((count, networks.vae.config.latent_channels, side, side)) for _ in range(3))
     text = networks.text_encoder.config
     words = torch.empty((count, text.max_position_embeddings, text.hidden_size))
@@ -256,7 +256,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def stable_diffusion(width: int = 768) -> CheckpointConfig:
-    """The configs of Stable Diffusion 1.x (text of width 768) or 2.x (1024) with eight input channels."""
+    """The configs of Stable Diffusion 1.x (text of width 768) or 2.x (1024) as a DiGSeg model."""
     return CheckpointConfig(
         unet=STABLE_DIFFUSION_UNETS[width], vae=VAE, text_encoder=TEXT_ENCODERS[width], scheduler=bare_scheduler(width, {})
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 from .ldm_names import LDM_PREFIX
 
 Shapes = dict[str, tuple[int, ...]]
@@ -9,8 +10,8 @@ Shapes = dict[str, tuple[int, ...]]
 _COMMON = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 64,
-    "in_channels": 8,
-    "out_channels": 4,
+    "in_channels": SEGMENTER_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
     "block_out_channels": [320, 640, 1280, 1280],
     "layers_per_block": 2,
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
@@ -48,9 +49,11 @@ def input_channels(shapes: Shapes) -> int | None:
 def bare_unet_config(shapes: Shapes) -> dict | None:
     """The diffusers config of an 8-channel U-Net of Stable Diffusion 1.x or 2.x; None for any other."""
     found = unet_prefix(shapes)
-    if found is None or input_channels(shapes) != 8 or "label_emb.0.0.weight" in {k.removeprefix(found[0]) for k in shapes}:
+    if found is None or input_channels(shapes) != SEGMENTER_CHANNELS:
         return None
     prefix, ldm = found
+    if f"{prefix}label_emb.0.0.weight" in shapes or "label_emb.0.0.weight" in shapes:
+        return None
     text = shapes.get(prefix + (_LDM_TEXT if ldm else _TEXT), (0, 0))
     first = shapes[prefix + (_LDM_CONV if ldm else _CONV)][0]
     return STABLE_DIFFUSION_UNETS.get(text[-1]) if first == _COMMON["block_out_channels"][0] else None

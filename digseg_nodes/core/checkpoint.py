@@ -18,6 +18,7 @@ from .bare_unet import bare_scheduler, bare_unet_config, unet_prefix
 from .errors import CheckpointError
 from .files import written_atomically
 from .foreign import describe_foreign, describe_not_safetensors
+from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 from .ldm_names import LDM_PREFIX, names_from_ldm
 
 FORMAT = 1
@@ -36,7 +37,7 @@ END_TOKEN = 49407
 
 
 def pad_token(text_encoder: dict) -> int:
-    """The token that fills prompts up to 77, by the text encoder's config: 0 for OpenCLIP's (gelu, SD 2.x), else the end."""
+    """The token that fills short prompts, by the text encoder's config: 0 for OpenCLIP's (gelu, SD 2.x), else the end."""
     return 0 if text_encoder.get("hidden_act") == "gelu" else END_TOKEN
 
 
@@ -215,10 +216,11 @@ def _modelspec(config: CheckpointConfig, title: str, description: str, license: 
     }
 
 
-def open_checkpoint(path: str | os.PathLike, in_channels: int = 8, mask_target: str = "auto") -> Checkpoint:
+def open_checkpoint(path: str | os.PathLike, in_channels: int = SEGMENTER_CHANNELS, mask_target: str = "auto") -> Checkpoint:
     """Open a DiGSeg checkpoint (single file or diffusers folder), reading headers only.
 
-    in_channels: input channels its U-Net must have, 8 for DiGSeg, 4 for a text-to-image base in the same format.
+    in_channels: input channels its U-Net must have, those of two latents for DiGSeg, of one for a text-to-image base in the
+    same format.
     mask_target: how its masks are drawn, `binary` or `overlay`; `auto` takes what the file says (binary where a folder
     says nothing). A file that says nothing at all (a U-Net alone) needs it said.
     Raises CheckpointError for anything else, naming what the file is and what to do.
@@ -229,20 +231,24 @@ def open_checkpoint(path: str | os.PathLike, in_channels: int = 8, mask_target: 
     if not path.exists():
         raise CheckpointError(f"There is no file {path}. Put DiGSeg checkpoints into ComfyUI/models/digseg/.")
     checkpoint = _open_folder(path, mask_target) if path.is_dir() else _open_file(path, mask_target)
-    found = checkpoint.config.unet.get("in_channels", 4)
+    found = checkpoint.config.unet.get("in_channels", LATENT_CHANNELS)
     if found != in_channels:
         raise CheckpointError(_wrong_channels(path, found, in_channels))
-    if in_channels == 4:  # how a base spaces its own steps is for painting; DiGSeg models made from it use trailing (3.7)
+    if in_channels == LATENT_CHANNELS:  # a base spaces its own steps for painting; DiGSeg models made from it use trailing (3.7)
         scheduler = {**checkpoint.config.scheduler, "timestep_spacing": "trailing"}
         return replace(checkpoint, config=replace(checkpoint.config, scheduler=scheduler))
     return checkpoint
 
 
 def _wrong_channels(path: Path, found: int, expected: int) -> str:
-    kinds = {4: "a plain text-to-image model", 8: "a DiGSeg-shaped model (image + mask latents)", 9: "an inpainting model"}
+    kinds = {
+        LATENT_CHANNELS: "a plain text-to-image model",
+        SEGMENTER_CHANNELS: "a DiGSeg-shaped model (image + mask latents)",
+        9: "an inpainting model",
+    }
     advice = (
         "Fine-tune it first (python train/finetune.py), or choose a DiGSeg checkpoint."
-        if expected == 8
+        if expected == SEGMENTER_CHANNELS
         else "Choose the text-to-image base it was made from."
     )
     return (

@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 from .bare_unet import Shapes, input_channels
+from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 
 
 def describe_not_safetensors(path: Path, error: Exception) -> str:
@@ -49,19 +50,19 @@ def _kind(shapes: Shapes) -> str:
 
 
 _KIND_BY_CHANNELS = {
-    4: "a plain Stable Diffusion model (4 input channels): it paints, it cannot segment yet. Use it for CLIP and VAE, or "
-    "as `base:` of python train/finetune.py.",
+    LATENT_CHANNELS: f"a plain Stable Diffusion model ({LATENT_CHANNELS} input channels): it paints, it cannot segment yet. "
+    "Use it for CLIP and VAE, or as `base:` of python train/finetune.py.",
     5: "a Stable Diffusion model guided by depth (5 input channels): it paints. A DiGSeg checkpoint is needed here.",
-    8: "an 8-channel U-Net without DiGSeg metadata: it does not say how its masks are drawn, and InstructPixToPix models, "
-    "which paint, look the same. If it is a DiGSeg or Marigold style segmenter of Stable Diffusion 1.x or 2.x size, "
-    "choose mask_target binary or overlay; python train/convert.py writes that into the file.",
+    SEGMENTER_CHANNELS: f"an {SEGMENTER_CHANNELS}-channel U-Net without DiGSeg metadata: it does not say how its masks are "
+    "drawn, and InstructPixToPix models, which paint, look the same. If it is a DiGSeg or Marigold style segmenter of Stable "
+    "Diffusion 1.x or 2.x size, choose mask_target binary or overlay; python train/convert.py writes that into the file.",
     9: "a Stable Diffusion inpainting model (9 input channels). Use it to inpaint, and a DiGSeg checkpoint to segment.",
 }
 
 
 def _part_kind(shapes: Shapes, channels: int | None) -> str:
     if channels is not None:
-        return f"a U-Net with {channels} input channels, of an unknown kind. A DiGSeg checkpoint has 8."
+        return f"a U-Net with {channels} input channels, of an unknown kind. A DiGSeg checkpoint has {SEGMENTER_CHANNELS}."
     if any("depth_head" in k for k in shapes):
         return "a depth model (Depth Anything), which knows no text. A DiGSeg checkpoint is needed here."
     if any(k.startswith(("encoder.down", "decoder.up", "first_stage_model")) for k in shapes):

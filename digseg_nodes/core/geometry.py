@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-MULTIPLE = 8
-"""Pixels per latent: every side that enters the VAE is a multiple of it."""
+from .latent_space import PIXELS_PER_LATENT
 
 
 @dataclass(frozen=True)
@@ -22,15 +21,16 @@ class Geometry:
     @property
     def latent(self) -> tuple[int, int]:
         """(height, width) of the latent."""
-        return self.padded[0] // MULTIPLE, self.padded[1] // MULTIPLE
+        return self.padded[0] // PIXELS_PER_LATENT, self.padded[1] // PIXELS_PER_LATENT
 
 
 def plan_geometry(height: int, width: int, resolution: int) -> Geometry:
-    """Aspect kept, the longest side becomes `resolution` pixels; short sides are padded to a multiple of 8, at least 64."""
+    """Aspect kept, the longest side becomes `resolution` pixels; short sides are padded to a multiple of
+    PIXELS_PER_LATENT, at least 64."""
     scale = resolution / max(height, width)
     resized = (max(1, round(height * scale)), max(1, round(width * scale)))
-    smallest = min(64, -(-resolution // MULTIPLE) * MULTIPLE)
-    padded = tuple(max(smallest, -(-side // MULTIPLE) * MULTIPLE) for side in resized)
+    smallest = min(64, -(-resolution // PIXELS_PER_LATENT) * PIXELS_PER_LATENT)
+    padded = tuple(max(smallest, -(-side // PIXELS_PER_LATENT) * PIXELS_PER_LATENT) for side in resized)
     return Geometry((height, width), resized, padded)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from digseg_nodes.core.checkpoint import open_checkpoint
+from digseg_nodes.core.latent_space import SCALING_FACTOR
 from train.demo import base_model, text_encoder, vae
 from train.demo.runtime import Clock, train_stage
 from train.demo.scene_cache import SceneCache, render
@@ -40,7 +41,7 @@ def test_latents_have_unit_deviation_after_folding_and_decoding_is_unchanged(sta
         latents = model.encode(pictures).latent_dist.mean
         after = model.decode(latents).sample
     assert torch.allclose(before, after, atol=1e-4)
-    scaled = latents * vae.SCALING
+    scaled = latents * SCALING_FACTOR
     assert scaled.mean((0, 2, 3)).abs().max() < 1e-3
     assert (scaled.std((0, 2, 3)) - 1).abs().max() < 1e-3
 

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from digseg_nodes.core.geometry import Geometry, fit, plan_geometry
+from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.base import Sample
-
-LATENT_PIXELS = 8
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _valid_latents(known: Tensor) -> Tensor | None:
     """A latent counts when any of its 8x8 pixels is labelled: [1,R,R] -> [R/8,R/8], None when all are."""
     if known.all():
         return None
-    return F.max_pool2d(known.float(), LATENT_PIXELS)[0] > 0.5
+    return F.max_pool2d(known.float(), PIXELS_PER_LATENT)[0] > 0.5
 
 
 def mask_pixels(masks: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from transformers import CLIPTextModel
 
 from digseg_nodes.core.checkpoint import CheckpointConfig, save_checkpoint
 from digseg_nodes.core.ddim import ddim_sample, initial_noise, predict_x0
+from digseg_nodes.core.latent_space import LATENT_CHANNELS
 from digseg_nodes.core.schedule import alphas_cumprod, ddim_schedule
 from train.data.config import DemoConfig
 from train.data.demo import DemoSource
@@ -40,8 +41,8 @@ SCHEDULER = {
 }
 UNET = {
     "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
 }
@@ -147,7 +148,8 @@ def sample(unet, vae, encoder, prompts: list[str], *, steps: int = 25, guidance:
     states = torch.cat([encode_texts(encoder, prompts), encode_texts(encoder, [""] * len(prompts))])
     schedule = ddim_schedule(SCHEDULER, steps)
     times = iter(schedule.timesteps)
-    noise = torch.cat([initial_noise(seed, i, (1, 4, 16, 16)) for i in range(len(prompts))])
+    shape = (1, LATENT_CHANNELS, UNET["sample_size"], UNET["sample_size"])
+    noise = torch.cat([initial_noise(seed, i, shape) for i in range(len(prompts))])
 
     def denoise(x_ve: torch.Tensor, sigma) -> torch.Tensor:
         alpha_bar = 1 / (1 + float(sigma) ** 2)

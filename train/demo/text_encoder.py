@@ -17,10 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from digseg_nodes.core.latent_space import PROMPT_TOKENS
 from train.demo.runtime import Clock, train_stage
 from train.demo.scene_cache import SceneCache
 from train.demo.world import COLOURS, HELD_OUT, PAIRS, SEEN, SHAPES, DemoWorld, phrase
-from train.networks.tokenizer import TOKENS, tokenize
+from train.networks.tokenizer import tokenize
 
 CROP = 32
 NOTHING = 8  # class of a head when the phrase names no colour or no shape
@@ -30,7 +31,7 @@ CONFIG = {
     "intermediate_size": 192,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "max_position_embeddings": TOKENS,
+    "max_position_embeddings": PROMPT_TOKENS,
     "hidden_act": "quick_gelu",
     "projection_dim": 48,
     "bos_token_id": 49406,
@@ -59,7 +60,7 @@ class ContrastiveModel(nn.Module):
         """Final states [N, width] of the end token and of a random padding position after it."""
         hidden = self.text(input_ids=ids).last_hidden_state  # [N, 77, width]
         end = (ids == CONFIG["eos_token_id"]).int().argmax(1)
-        room = torch.rand(len(ids), generator=generator) * (TOKENS - end)
+        room = torch.rand(len(ids), generator=generator) * (PROMPT_TOKENS - end)
         row = torch.arange(len(ids))
         return hidden[row, end], hidden[row, end + room.long()]
 

@@ -1,8 +1,8 @@
-"""Stage 1 of the demo stack: the variational autoencoder (f = 8, 4 latent channels), trained on scenes and masks.
+"""Stage 1 of the demo stack: the variational autoencoder (of Stable Diffusion's latent space), trained on scenes and masks.
 
 Loss: L1 + 0.5 MSE + 0.5 L1 of the image gradients + a small KL term; 64-pixel crops first, whole scenes later. Afterwards the
 latents' mean and standard deviation are folded into ``quant_conv`` and ``post_quant_conv``, so that the customary scaling
-factor 0.18215 gives latents of zero mean and unit variance, as Stable Diffusion's users expect.
+factor (SCALING_FACTOR) gives latents of zero mean and unit variance, as Stable Diffusion's users expect.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from diffusers import AutoencoderKL
 from torch import distributed, multiprocessing
 from torch.nn import functional as F
 
+from digseg_nodes.core.latent_space import LATENT_CHANNELS, SCALING_FACTOR
 from train.demo.runtime import Clock, train_stage
 from train.demo.scene_cache import SceneCache
 
-SCALING = 0.18215
 CONFIG = {
     "in_channels": 3,
     "out_channels": 3,
@@ -26,9 +26,9 @@ CONFIG = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "block_out_channels": [64, 64, 64, 64],
     "layers_per_block": 1,
-    "latent_channels": 4,
+    "latent_channels": LATENT_CHANNELS,
     "norm_num_groups": 32,
-    "scaling_factor": SCALING,
+    "scaling_factor": SCALING_FACTOR,
     "sample_size": 128,
 }
 
@@ -68,13 +68,13 @@ def reconstruction_loss(decoded: torch.Tensor, truth: torch.Tensor, progress: fl
 
 @torch.no_grad()
 def fold_statistics(vae: AutoencoderKL, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rewrite the 1x1 convolutions so that mean latents of ``images`` have mean 0 and deviation 1 / SCALING per channel.
+    """Rewrite the 1x1 convolutions so that mean latents of ``images`` have mean 0 and deviation 1 / SCALING_FACTOR per channel.
 
     Returns the old mean and deviation, [4] each. Decoding is unchanged.
     """
     latents = torch.cat([vae.encode(x).latent_dist.mean for x in images.split(16)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    gain = 1 / (std * SCALING)
+    gain = 1 / (std * SCALING_FACTOR)
     c = mean.numel()
     quant, post = vae.quant_conv, vae.post_quant_conv
     quant.weight[:c] *= gain.view(-1, 1, 1, 1)

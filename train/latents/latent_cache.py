@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.base import ABSENT_GROUPS, DataError, Query, Sample, Source
-from train.data.prepare import LATENT_PIXELS, Prepared, mask_pixels, prepare
+from train.data.prepare import Prepared, mask_pixels, prepare
 from train.latents.row_store import RowStore, digest, fill
 from train.networks.bases import encode_pixels, module_digest
 from train.networks.text_encoding import TextCache
@@ -61,7 +62,7 @@ class LatentCache:
     def __init__(self, folder: Path, vae, resolution: int, batch: int = 16, workers: int = 0, target: str = "binary"):
         self.vae, self.resolution, self.batch, self.workers, self.target = vae, resolution, batch, workers, target
         self.folder = folder / f"latents-{module_digest(vae)}-{resolution}"
-        side = resolution // LATENT_PIXELS
+        side = resolution // PIXELS_PER_LATENT
         latent = (vae.config.latent_channels, side, side)
         self.images = RowStore(self.folder, "images", latent)
         self.masks = RowStore(self.folder, "masks" if target == "binary" else target, latent)

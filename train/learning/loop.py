@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from digseg_nodes.core.checkpoint import CheckpointError
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings
+from digseg_nodes.core.latent_space import PIXELS_PER_LATENT, segments
 from train.data.augment import AugmentedSource
 from train.data.base import Source
 from train.data.build import open_split
-from train.data.prepare import LATENT_PIXELS
 from train.latents.batches import Batch, Batches, CachedBatches, WorkShare
 from train.latents.fresh import FreshBatches, FreshSamples, encoded
 from train.latents.latent_cache import LatentCache, build_table
@@ -121,7 +121,7 @@ class Trainer:
         parts = (config, sampler, samples, texts, share, len(networks.alpha_bar))
         if config.cache_latents:
             return CachedBatches(*parts)
-        side = config.resolution // LATENT_PIXELS
+        side = config.resolution // PIXELS_PER_LATENT
         return FreshBatches(*parts, (networks.vae.config.latent_channels, side, side))
 
     def _samples(self) -> LatentCache | FreshSamples:
@@ -435,7 +435,7 @@ def load_base(config: TrainConfig) -> Networks:
 def check_lora_base(config: TrainConfig) -> None:
     """Raises CheckpointError for a base that a LoRA cannot adapt: the nodes sample a LoRA as its base says."""
     base = open_base(config.base).config
-    if base.unet.get("in_channels", 4) != 8:
+    if not segments(base.unet):
         raise CheckpointError(
             f"{config.base} is a text-to-image base; `lora:` adapts a DiGSeg checkpoint. Fine-tune the base without "
             "`lora:` first, or name a DiGSeg checkpoint as `base:`."

@@ -55,5 +55,5 @@ def pixel_loss(vae, clean: Tensor, batch: Batch) -> Tensor:
     """Squared error of the decoded mask (mean over its three channels) against {-1,+1}; the decoder's activations are
     recomputed in the backward pass. Scalar."""
     decoded = checkpoint(decode_latents, vae, clean, use_reentrant=False)  # [B,3,H,W]
-    valid = None if batch.valid is None else F.interpolate(batch.valid, scale_factor=8, mode="nearest")
+    valid = None if batch.valid is None else F.interpolate(batch.valid, size=decoded.shape[-2:], mode="nearest")
     return weighted_mse(decoded.mean(1, keepdim=True), batch.truth[:, None] * 2 - 1, valid=valid)

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from digseg_nodes.core.checkpoint import TEXT_PREFIX, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
+from digseg_nodes.core.latent_space import LATENT_CHANNELS, SCALING_FACTOR, segments, unet_input_channels
 from digseg_nodes.core.schedule import alphas_cumprod
 from train.networks.single_file import is_single_file, open_single_file
-
-UNKNOWN_SCALING = 0.18215
 
 
 @dataclass
 class Networks:
-    """A U-Net with eight input channels, the frozen VAE and text encoder, and what the base says about itself."""
+    """A U-Net that takes image and mask latents, the frozen VAE and text encoder, and what the base says about itself."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -44,17 +43,17 @@ class Networks:
 
 
 def open_base(path: Path) -> Checkpoint:
-    """A base (4 input channels), a single-file Stable Diffusion, or a DiGSeg checkpoint to go on from (8).
+    """A text-to-image base, a single-file Stable Diffusion, or a DiGSeg checkpoint to go on from.
 
     Raises CheckpointError for anything else.
     """
     try:
-        return open_checkpoint(path, in_channels=4)
+        return open_checkpoint(path, in_channels=LATENT_CHANNELS)
     except CheckpointError as first:
         if path.suffix == ".safetensors" and is_single_file(path):
             return open_single_file(path)
         try:
-            return open_checkpoint(path, in_channels=8)
+            return open_checkpoint(path)
         except CheckpointError:
             raise first from None
 
@@ -80,14 +79,19 @@ def load_networks(base: Path, components: Path | None = None, init: str = "pretr
 
 
 def load_unet(checkpoint: Checkpoint, init: str = "pretrained", seed: int = 0) -> UNet2DConditionModel:
-    """The checkpoint's U-Net in float32, widened to eight input channels where it has four."""
+    """The checkpoint's U-Net in float32, widened to take the mask latent too where it does not yet."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if init == "random":
-            return UNet2DConditionModel.from_config({**checkpoint.config.unet, "in_channels": 8})
+            return UNet2DConditionModel.from_config(widened(checkpoint.config.unet))
         unet = UNet2DConditionModel.from_config(checkpoint.config.unet)
     unet.load_state_dict({name: tensor.float() for name, tensor in checkpoint.state_dict("unet").items()})
-    return expand_conv_in(unet) if unet.config.in_channels == 4 else unet
+    return expand_conv_in(unet) if not segments(unet.config) else unet
+
+
+def widened(unet: dict) -> dict:
+    """A U-Net's diffusers config with the input channels of a DiGSeg model."""
+    return {**unet, "in_channels": unet_input_channels(unet.get("out_channels", LATENT_CHANNELS))}
 
 
 def expand_conv_in(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -156,7 +160,7 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 def scaling(vae: AutoencoderKL) -> float:
     """What latents are multiplied by before the U-Net reads them."""
-    return vae.config.scaling_factor or UNKNOWN_SCALING
+    return vae.config.scaling_factor or SCALING_FACTOR
 
 
 def module_digest(module: nn.Module) -> str:

@@ -20,12 +20,12 @@ from digseg_nodes.core.checkpoint import (
 )
 from digseg_nodes.core.diffusers_folder import OWN_CONFIG
 from digseg_nodes.core.files import write_text
+from digseg_nodes.core.latent_space import SCALING_FACTOR, SEGMENTER_CHANNELS, segments
 from digseg_nodes.core.ldm_names import LDM_PREFIX, translate, unet_modules, vae_modules
 
 Components = dict[str, dict[str, Tensor]]
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-SCALE = 0.18215
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
@@ -95,9 +95,10 @@ def write_ldm(path: Path, components: Components, config: CheckpointConfig, meta
     They concatenate [noisy, image] and do not scale the image latent: conv_in is rearranged and scaled for them, and
     kept beside as it was, so that our loaders compute with the very same weights.
     """
-    if config.unet["in_channels"] != 8:
+    if not segments(config.unet):
         raise CheckpointError(
-            f"Only 8-channel models have an InstructPixToPix form; this one has {config.unet['in_channels']} input channels."
+            f"Only models with {SEGMENTER_CHANNELS} input channels have an InstructPixToPix form; this one has "
+            f"{config.unet['in_channels']}."
         )
     unet = components["unet"]
     tensors = _renamed(unet, LDM_PREFIX["unet"], unet_modules(config.unet))
@@ -117,7 +118,7 @@ def write_ldm(path: Path, components: Components, config: CheckpointConfig, meta
 def _instruct_conv(weight: Tensor) -> Tensor:
     """[image, noisy] for scaled latents → [noisy, image] for an unscaled image latent: [C,8,3,3]."""
     image, noisy = weight.float().chunk(2, dim=1)
-    return torch.cat([noisy, image * SCALE], dim=1).to(weight.dtype)
+    return torch.cat([noisy, image * SCALING_FACTOR], dim=1).to(weight.dtype)
 
 
 def _renamed(tensors: dict[str, Tensor], prefix: str, modules: dict[str, str]) -> dict[str, Tensor]:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from digseg_nodes.core.bare_unet import STABLE_DIFFUSION_UNETS, bare_scheduler
 from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, Part
+from digseg_nodes.core.latent_space import LATENT_CHANNELS, PROMPT_TOKENS, SCALING_FACTOR
 from digseg_nodes.core.ldm_names import LDM_PREFIX, names_from_ldm
 
 OPENCLIP_PREFIX = "cond_stage_model.model."
 TEXT_WIDTH = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-_TEXT = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+_TEXT = {"vocab_size": 49408, "max_position_embeddings": PROMPT_TOKENS, "bos_token_id": 49406, "eos_token_id": 49407}
 TEXT_ENCODERS = {
     768: {**_TEXT, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
           "hidden_act": "quick_gelu", "projection_dim": 768},
@@ -22,10 +23,10 @@ TEXT_ENCODERS = {
 }  # fmt: skip
 """Text encoders of SD 1.x and 2.x; the latter's last layer is left out, as Stable Diffusion does."""
 VAE = {
-    "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 2,
-    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": LATENT_CHANNELS,
+    "layers_per_block": 2, "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "norm_num_groups": 32, "act_fn": "silu", "sample_size": 512,
-    "scaling_factor": 0.18215,
+    "scaling_factor": SCALING_FACTOR,
 }  # fmt: skip
 _OPENCLIP = {
     "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1",
@@ -51,13 +52,13 @@ class SingleFile(Checkpoint):
 
 
 def is_single_file(path: Path) -> bool:
-    """Whether a file holds a Stable Diffusion U-Net with four input channels in the original names."""
+    """Whether a file holds a Stable Diffusion U-Net with the input channels of one latent in the original names."""
     try:
         shapes = _shapes(path)
     except (OSError, SafetensorError):
         return False
     shape = shapes.get(LDM_PREFIX["unet"] + "input_blocks.0.0.weight", ())
-    return len(shape) == 4 and shape[1] == 4
+    return len(shape) == 4 and shape[1] == LATENT_CHANNELS
 
 
 def open_single_file(path: Path) -> Checkpoint:
@@ -71,7 +72,7 @@ def open_single_file(path: Path) -> Checkpoint:
         )
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
-    unet = {**STABLE_DIFFUSION_UNETS[width], "in_channels": 4}
+    unet = {**STABLE_DIFFUSION_UNETS[width], "in_channels": LATENT_CHANNELS}
     configs = {"unet": unet, "vae": VAE, "text_encoder": TEXT_ENCODERS[width]}
     parts = {name: Part([path], names=names_from_ldm(name, shapes, configs[name])) for name in configs}
     openclip = {name: name for name in shapes if name.startswith(OPENCLIP_PREFIX)}

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPTokenizer
 
-TOKENS = 77
+from digseg_nodes.core.latent_space import PROMPT_TOKENS
+
 MERGES = 49152 - 256 - 2
 FILE = "bpe_simple_vocab_16e6.txt.gz"
 
@@ -41,10 +42,10 @@ def clip_tokenizer() -> CLIPTokenizer:
     letters = _byte_alphabet()
     words = [*letters, *(c + "</w>" for c in letters), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
     vocab = {word: i for i, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TOKENS)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=PROMPT_TOKENS)
 
 
 def tokenize(texts: list[str]) -> torch.Tensor:
     """Token ids int64 [N, 77], truncated and padded as SD 1.x does."""
-    out = clip_tokenizer()(list(texts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
+    out = clip_tokenizer()(list(texts), padding="max_length", truncation=True, max_length=PROMPT_TOKENS, return_tensors="pt")
     return out.input_ids

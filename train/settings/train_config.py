@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.augment import Augmentation
 from train.data.config import DataConfig, load_data
 from train.settings.yaml_config import ConfigError, apply_overrides, load_yaml, validate
@@ -115,7 +116,7 @@ class TrainConfig(Strict):
     cache: Path = Path("output/cache")
     cache_latents: bool = True
     seed: int = 0
-    resolution: Annotated[int, Field(ge=32, multiple_of=8)] = 512
+    resolution: Annotated[int, Field(ge=32, multiple_of=PIXELS_PER_LATENT)] = 512
     steps: Positive = 20000
     batch_size: Positive = 8
     gradient_accumulation: Positive = 1
