@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -187,6 +188,11 @@ def save_checkpoint(
     tensors = {f"{c}.{k}": v.detach().cpu().contiguous() for c, sd in components.items() for k, v in sd.items()}
     metadata = describe_config(config, title, description, license)
     write_safetensors(Path(path), tensors, {**metadata, **(extra_metadata or {})})
+
+
+def not_finite(tensors: dict[str, Tensor]) -> list[str]:
+    """Names of the floating-point tensors that hold NaN or infinite values."""
+    return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
 
 
 def describe_config(config: CheckpointConfig, title: str, description: str = "", license: str = "") -> dict[str, str]:

@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from train.latents.fresh import FreshBatches, FreshSamples, encoded
 from train.latents.latent_cache import LatentCache, build_table
 from train.latents.sampler import Sampler
 from train.learning.averages import Averaged
+from train.learning.divergence import DivergedError, DivergenceGuard, refuse_not_finite
 from train.learning.learning_rate import learning_rate
 from train.learning.loss import make_loss
 from train.learning.optimizer import check_optimizer, make_optimizer
@@ -95,7 +97,9 @@ class Trainer:
         self.ema = EMAModel(self._parameters(), decay=config.ema, foreach=True) if config.ema else None
         bars = self.networks.alpha_bar.to(self.accelerator.device)
         self.loss = make_loss(config, self.networks.vae, bars, self.networks.config.prediction_type)
-        self.progress = Progress()
+        self.progress, self.grad_norm = Progress(), 0.0
+        scaled = self.accelerator.scaler is not None
+        self.guard = DivergenceGuard(partial(latest_state, config.output / "checkpoints"), config.mixed_precision, scaled)
         self.log = RunLog(config.output / "log.jsonl", self.accelerator.is_main_process)
         self.validation: list[EncodedSample] | None = None
         self.stopping = False
@@ -173,7 +177,7 @@ class Trainer:
                 bar.update()
                 if self.progress.step % self.config.log_every == 0:
                     value = self.accelerator.reduce(loss, "mean").item()
-                    self._record({"loss": value, "lr": self.optimizer.param_groups[0]["lr"]})
+                    self._record({"loss": value, "lr": self.learning_rate, "grad_norm": self.grad_norm})
                     bar.set_postfix(loss=f"{value:.4f}")
                 if self._after_step():
                     break
@@ -216,21 +220,36 @@ class Trainer:
         config, step = self.config, self.progress.step
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, config.steps, config.optimizer)
-        total = torch.zeros((), device=self.accelerator.device)
+        total, norm = torch.zeros((), device=self.accelerator.device), None
         for part in map(self._ready, parts):
             with self.accelerator.accumulate(self.unet):
                 with self.accelerator.autocast():
                     loss = self.loss(self.unet, part)
+                total += loss.detach() / config.gradient_accumulation
                 self.accelerator.backward(loss)
-                if self.accelerator.sync_gradients and config.optimizer.max_grad_norm:
-                    self.accelerator.clip_grad_norm_(self.unet.parameters(), config.optimizer.max_grad_norm)
+                if self.accelerator.sync_gradients:
+                    limit = config.optimizer.max_grad_norm or float("inf")
+                    norm = self.accelerator.clip_grad_norm_(self.unet.parameters(), limit)
+                    self._check_step(total, norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-            total += loss.detach() / config.gradient_accumulation
+        self.guard.check_weights(step + 1, self._parameters(), self.learning_rate)
+        self.grad_norm = float(norm)
         if self.ema is not None:
             self.ema.step(self._parameters())
         self.progress.step += 1
         return total
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the step in work."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def _check_step(self, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        """Stop before the optimizer takes in what is no number; gradients are shared by then, so that all processes stop."""
+        if self.accelerator.num_processes > 1:
+            loss = self.accelerator.reduce(loss, "mean")
+        self.guard.check_step(self.progress.step + 1, float(loss), float(norm), self.learning_rate)
 
     def _ready(self, part: Batch) -> Batch:
         """A micro-batch of latents on the training device."""
@@ -243,6 +262,8 @@ class Trainer:
         if config.data.validation and step % config.validation.every == 0:
             try:
                 self.validate()
+            except DivergedError:  # a state of such weights is worth nothing
+                raise
             except Exception:  # out of memory, a broken photo: the steps are not lost with it
                 self.save()
                 raise
@@ -367,6 +388,7 @@ class Trainer:
             values["ema_step"] = self.ema.optimization_step
         if self.accelerator.scaler is not None:
             values["scaler"] = self.accelerator.scaler.state_dict()
+        refuse_not_finite(_weights(tensors), f"State {self.progress.step} was not written", "The training has diverged.")
         save_state(self.config.output / "checkpoints", self.progress.step, tensors, values, self.config.checkpoints.keep)
 
     def resume(self) -> None:
@@ -376,6 +398,7 @@ class Trainer:
         if path is None:
             return
         tensors, values = load_state(path)
+        refuse_not_finite(_weights(tensors), str(path), "Delete it: the run goes on from the state before, or from the start.")
         check_same_run(self._with_defaults(values["config"]), self._settings(), FREE_SETTINGS)
         with torch.no_grad():
             for name, weight in self._trained().items():
@@ -482,3 +505,8 @@ def training_schedule(networks: Networks, config: TrainConfig) -> dict:
     if scheduler.get("rescale_betas_zero_snr") and scheduler.get("prediction_type", "epsilon") == "epsilon":
         raise ConfigError("zero_terminal_snr needs a base with v-prediction: at the last timestep there is only noise.")
     return scheduler
+
+
+def _weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights and averages of a state's tensors, without the optimizer's."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(("unet.", "ema."))}

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from digseg_nodes.core.checkpoint import TEXT_PREFIX, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
+from digseg_nodes.core.checkpoint import TEXT_PREFIX, Checkpoint, CheckpointConfig, CheckpointError, not_finite, open_checkpoint
 from digseg_nodes.core.latent_space import LATENT_CHANNELS, SCALING_FACTOR, segments, unet_input_channels
 from digseg_nodes.core.schedule import alphas_cumprod
 from train.networks.single_file import is_single_file, open_single_file
@@ -85,7 +85,7 @@ def load_unet(checkpoint: Checkpoint, init: str = "pretrained", seed: int = 0) -
         if init == "random":
             return UNet2DConditionModel.from_config(widened(checkpoint.config.unet))
         unet = UNet2DConditionModel.from_config(checkpoint.config.unet)
-    unet.load_state_dict({name: tensor.float() for name, tensor in checkpoint.state_dict("unet").items()})
+    unet.load_state_dict(_sound(checkpoint, "unet"))
     return expand_conv_in(unet) if not segments(unet.config) else unet
 
 
@@ -125,7 +125,7 @@ def _load(build, checkpoint: Checkpoint, component: str) -> nn.Module:
             "as `components:` in the configuration."
         )
     model = build(config)
-    tensors = _prefixed_like(model, {name: tensor.float() for name, tensor in checkpoint.state_dict(component).items()})
+    tensors = _prefixed_like(model, _sound(checkpoint, component))
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     lost = [name for name in missing if not name.endswith("position_ids")]
     if lost:
@@ -134,6 +134,17 @@ def _load(build, checkpoint: Checkpoint, component: str) -> nn.Module:
             f"{f'; it has {unexpected[0]} instead' if unexpected else ''}. The file is damaged or of another kind."
         )
     return model
+
+
+def _sound(checkpoint: Checkpoint, component: str) -> dict[str, Tensor]:
+    """A component's tensors in float32; CheckpointError where they hold NaN or infinite values."""
+    tensors = {name: tensor.float() for name, tensor in checkpoint.state_dict(component).items()}
+    if bad := not_finite(tensors):
+        raise CheckpointError(
+            f"The {component} of {checkpoint.path} holds NaN or infinite values in {len(bad)} of {len(tensors)} tensors, e.g. "
+            f"{bad[0]}: the training that made it diverged, or the file is damaged. Use an earlier one, or export it again."
+        )
+    return tensors
 
 
 def _prefixed_like(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,11 +7,15 @@ import torch
 from torch import Tensor
 
 from digseg_nodes.core.checkpoint import save_checkpoint
+from train.learning.divergence import refuse_not_finite
 from train.networks.bases import Networks
 from train.networks.lora import save_lora
 from train.settings.train_config import TrainConfig
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+OVERFLOW = "The training has diverged, or its weights do not fit export.dtype: {}; go on from an earlier state, or with fp32."
 
 
 def export(
@@ -25,6 +29,7 @@ def export(
         components |= {"vae": networks.vae.state_dict(), "text_encoder": networks.text_encoder.state_dict()}
     dtype = DTYPES[config.export.dtype]
     cast = {name: {key: _cast(tensor, dtype) for key, tensor in tensors.items()} for name, tensors in components.items()}
+    refuse_not_finite(cast["unet"], f"{path} was not written", OVERFLOW.format(config.export.dtype))
     description = f"{config.objective} objective, {steps} steps from {networks.config.base_model}"
     settings = replace(
         networks.config,
@@ -45,6 +50,8 @@ def export_lora(path: Path, unet: torch.nn.Module, config: TrainConfig, steps: i
     description = f"{config.objective} objective, {steps} steps on {config.base.name}"
     metadata = {"modelspec.title": config.export.title, "modelspec.description": description}
     metadata |= {"modelspec.license": config.export.license, "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    adapters = {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
+    refuse_not_finite(adapters, f"{path} was not written", OVERFLOW.format(config.export.dtype))
     save_lora(path, unet, alpha, DTYPES[config.export.dtype], metadata)
 
 

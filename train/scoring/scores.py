@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from digseg_nodes.core.checkpoint import CheckpointError
 from train.data.base import ABSENT_GROUPS, Query
 
 LIT = 0.01
@@ -42,7 +43,14 @@ class Record:
 
 
 def score(image: int, query: Query, soft: Tensor, truth: Tensor, known: Tensor, threshold: float) -> Record:
-    """Compare a soft mask [H,W] in [0,1] with the truth (bool [H,W]) where `known` (bool [H,W])."""
+    """Compare a soft mask [H,W] in [0,1] with the truth (bool [H,W]) where `known` (bool [H,W]).
+
+    Raises CheckpointError for a mask that is not finite."""
+    if not torch.isfinite(soft).all():
+        raise CheckpointError(
+            f"The mask of {query.prompts[0]!r} on image {image} holds NaN or infinite values and cannot be scored: the "
+            "checkpoint is damaged, or it overflows in this precision."
+        )
     hard = soft > threshold
     edges = contour(torch.stack([hard, truth]))[:, known]  # [2,P]
     soft, truth, hard = soft[known], truth[known], hard[known]  # [P] each

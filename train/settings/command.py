@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from digseg_nodes.core.checkpoint import CheckpointError
 from train.data.base import DataError
+from train.learning.divergence import DivergedError
 from train.learning.resume import ResumeError
 from train.settings.yaml_config import ConfigError
 
@@ -15,11 +16,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(name: str, action: Callable[[], None]) -> None:
-    """Call `action`; configuration, data, checkpoint and resume errors and a full disk go to standard error with exit
-    status 1."""
+    """Call `action`; errors of configuration, data, checkpoint, resuming and divergence, and a full disk, go to standard
+    error with exit status 1."""
     try:
         action()
-    except (ConfigError, DataError, CheckpointError, ResumeError) as error:
+    except (ConfigError, DataError, CheckpointError, ResumeError, DivergedError) as error:
         sys.exit(f"{name}: {error}")
     except (OSError, SafetensorError) as error:
         if not _disk_is_full(error):
