@@ -36,7 +36,7 @@ from torch import Tensor
 from .core.checkpoint import END_TOKEN, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint, pad_token
 from .core.ddim import ddim_sample
 from .core.diffusers_folder import read_json
-from .core.draw import palette_png
+from .core.draw import palette_png, thumbnail
 from .core.engine import Progress
 from .core.foreign import describe_not_safetensors
 from .core.latent_space import SCALING_FACTOR
@@ -746,7 +746,8 @@ class HostEngine:
         def show(done: int, total: int, preview: Image.Image | None) -> None:
             nonlocal latest
             mm.throw_exception_if_processing_interrupted()
-            latest = latest if preview is None else ("JPEG", preview, PREVIEW_SIZE)
+            # ComfyUI shrinks it itself, but an empty picture in its publishing loop would end the server.
+            latest = latest if preview is None else ("JPEG", thumbnail(preview, PREVIEW_SIZE), PREVIEW_SIZE)
             bar.update_absolute(done, total, latest)
 
         return Progress(total, show, previews=True)

@@ -48,6 +48,12 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
+def thumbnail(picture: Image.Image, longest: int) -> Image.Image:
+    """The picture, at most `longest` pixels long and at least one pixel wide, however thin it is."""
+    scale = longest / max(picture.size)
+    return picture if scale >= 1 else picture.resize([max(1, round(side * scale)) for side in picture.size])
+
+
 def to_tensor(picture: Image.Image) -> Tensor:
     """Pillow → [H,W,3] float32 in [0,1]."""
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)

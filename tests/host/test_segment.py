@@ -100,3 +100,13 @@ def test_the_coverage_of_an_inverted_mask_is_the_same_soft_and_hard(client, scen
         coverage_of(client.run(graph.change(PICK, mode=mode, threshold=0.2, invert=True).prompt)) for mode in ("soft", "hard")
     ]
     assert found[0] == found[1] and 0 < found[0] < 1
+
+
+@pytest.mark.parametrize("size", [(768, 1), (1, 1000)])
+def test_a_photo_as_thin_as_a_thread_leaves_the_server_alive(client, scene, present, tmp_path, size):
+    """Its preview would shrink to nothing, and an empty picture ends ComfyUI's publishing loop."""
+    thin = tmp_path / f"thin-{size[0]}x{size[1]}.png"
+    Image.new("RGB", size, (200, 40, 40)).save(thin)
+    run = client.run(Graph(client.upload(thin), present[0]).prompt)
+    assert masks_of(client, run).shape == (1, *size[::-1])
+    assert masks_of(client, client.run(Graph(scene.image, present[0]).prompt)).any()

@@ -5,9 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
-from digseg_nodes.core.draw import beside, difference, heat, legend, line_plot, palette_png, to_picture, to_tensor
+from digseg_nodes.core.draw import (
+    INK,
+    PANEL,
+    beside,
+    difference,
+    heat,
+    legend,
+    line_plot,
+    palette_png,
+    thumbnail,
+    to_picture,
+    to_tensor,
+)
 from digseg_nodes.core.palettes import palette
 
 
@@ -25,9 +37,31 @@ def test_every_entry_of_a_legend_is_drawn_at_a_readable_size(height, count):
         assert swatch >= 100, "a swatch smaller than 10 x 10 pixels, or none"
 
 
-def test_legend_of_nothing_and_of_chinese():
+def written(label: str, detail: str) -> np.ndarray:
+    """What a legend of one entry shows right of its swatch."""
+    panel = np.asarray(legend([(label, (255, 0, 0), detail)], 100)).astype(int)
+    swatch = np.flatnonzero((panel == (255, 0, 0)).all(-1).any(0))
+    return panel[:, swatch.max() + 2 :]
+
+
+@pytest.mark.parametrize("label", ["red circle", "Größe", "红色圆形"])
+def test_label_and_detail_are_written_beside_the_swatch(label):
+    bare, named, detailed = written("", ""), written(label, ""), written(label, "5 %")
+    assert (bare == PANEL).all()
+    assert (named == INK).all(-1).sum() > 10, "the label"
+    assert np.abs(detailed - PANEL).sum() > np.abs(named - PANEL).sum() + 500, "the detail beside it"
+
+
+def test_a_legend_of_nothing_has_the_height_asked_for():
     assert legend([], 100).height >= 100
-    assert np.asarray(legend([("红色圆形", (255, 0, 0), "5 %")], 100)).std() > 5
+
+
+@pytest.mark.parametrize("size", [(768, 1), (1, 5000), (5000, 3), (384, 384), (20, 10), (1000, 500)])
+def test_a_thumbnail_is_never_empty(size):
+    """ComfyUI's own shrinking of what comes out must leave something, or its publishing loop ends the server."""
+    small = thumbnail(Image.new("RGB", size), 384)
+    assert max(small.size) == min(384, max(size)) and min(small.size) >= 1
+    assert min(ImageOps.contain(small, (384, 384)).size) >= 1
 
 
 def test_heat_goes_from_dark_to_bright():
