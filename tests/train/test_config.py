@@ -55,3 +55,55 @@ def test_unknown_kind_of_source(tmp_path):
 
 def test_paths_of_a_data_file_are_relative_to_it(data):
     assert load_data(data).train[0].images == data.parent / "images"
+
+
+@pytest.mark.parametrize("words", ["mixed_precision: no", "export: {title: off}", "gradient_checkpointing: yes"])
+def test_yes_and_no_are_words_where_a_word_is_expected(config_file, words):
+    text = config_file.read_text(encoding="utf-8").replace("export: {dtype: fp32}\n", "")
+    config_file.write_text(f"{text}{words}\n", encoding="utf-8")
+    config = load_config(config_file, ["mixed_precision=no", "channels_last=on", "tensorboard=false"])
+    assert (config.mixed_precision, config.channels_last, config.tensorboard) == ("no", True, False)
+    assert config.export.title == ("off" if "title" in words else "DiGSeg")
+    assert config.gradient_checkpointing == ("gradient" in words)
+
+
+def test_classes_named_with_words_that_yaml_takes_for_switches(tmp_path):
+    path = tmp_path / "data.yaml"
+    path.write_text("train: {type: folder, images: i, masks: m, classes: {no: 'no', On: [2024-05-01]}}\n", encoding="utf-8")
+    assert load_data(path).train[0].classes == {"no": ["no"], "On": ["2024-05-01"]}
+
+
+@pytest.mark.parametrize(
+    "text", ["train:\n  type: demo\nname: a\ntrain:\n  type: demo\n", "train:\n- {type: demo,\n   seed: 1,\n   seed: 2}\n"]
+)
+def test_a_key_that_is_there_twice_is_an_error_with_both_lines(tmp_path, text):
+    path = tmp_path / "data.yaml"
+    path.write_text(text, encoding="utf-8")
+    expected = "lines 1 and 4: train is" if "name" in text else r"lines 3 and 4: train\.0\.seed is"
+    with pytest.raises(ConfigError, match=expected):
+        load_data(path)
+
+
+def test_merged_keys_are_no_repetition(tmp_path):
+    path = tmp_path / "data.yaml"
+    path.write_text("common: &c {type: demo, seed: 1}\ntrain: {<<: *c, seed: 2}\n", encoding="utf-8")
+    assert load_data(path).train[0].seed == 2
+
+
+def test_files_in_other_encodings(tmp_path):
+    path = tmp_path / "data.yaml"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_bytes("name: été\ntrain: {type: demo}\n".encode(encoding))
+        assert load_data(path).name == "été"
+    path.write_bytes("train: {type: demo}\nname: été\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"line 2: the file is not UTF-8 text .*0xe9"):
+        load_data(path)
+
+
+def test_the_home_folder_in_every_path(config_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "d.yaml").write_text("train: {type: binary, root: ~/set, images: a, masks: b, name: c}\n", encoding="utf-8")
+    config = load_config(config_file, ["data=~/d.yaml", "output=~/runs", "cache=~/cache", "components=~/c"])
+    assert config.data.train[0].root == tmp_path / "set"
+    assert (config.output, config.cache, config.components) == (tmp_path / "runs", tmp_path / "cache", tmp_path / "c")

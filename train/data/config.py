@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from digseg_nodes.core.prompts import PRESETS, parse_prompts, preset_text
-from train.settings.yaml_config import load_yaml, validate
+from train.settings.yaml_config import UserPath, load_yaml, validate
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Byte, Byte, Byte]
@@ -61,8 +61,8 @@ class FolderConfig(LabelledConfig):
     """
 
     type: Literal["folder"]
-    images: Path
-    masks: Path
+    images: UserPath
+    masks: UserPath
     classes: dict[str, list[str]] | None = None
     ignore: Byte | None = None
 
@@ -85,10 +85,10 @@ class PairedConfig(LabelledConfig):
     with one value of the last star per line, for the photos that belong to a split.
     """
 
-    root: Path
+    root: UserPath
     images: str
     masks: str
-    list: Path | None = None
+    list: UserPath | None = None
 
 
 class IndexConfig(PairedConfig):
@@ -156,9 +156,9 @@ class CocoConfig(LabelledConfig):
     """
 
     type: Literal["coco"]
-    images: Path
-    annotations: Path
-    panoptic: Path | None = None
+    images: UserPath
+    annotations: UserPath
+    panoptic: UserPath | None = None
     classes: list[str] | None = None
 
 

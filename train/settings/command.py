@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 from safetensors import SafetensorError
 
@@ -18,6 +19,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def run(name: str, action: Callable[[], None]) -> None:
     """Call `action`; errors of configuration, data, checkpoint, resuming and divergence, and a full disk, go to standard
     error with exit status 1."""
+    printable()
     try:
         action()
     except (ConfigError, DataError, CheckpointError, ResumeError, DivergedError) as error:
@@ -29,6 +31,13 @@ def run(name: str, action: Callable[[], None]) -> None:
             f"{name}: a file could not be written: {error}. Free some disk space and start the same command again; "
             "what was finished before is intact."
         )
+
+
+def printable() -> None:
+    """Let standard output and error write any text: letters that the console's encoding lacks come as \\u escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _disk_is_full(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.augment import Augmentation
 from train.data.config import DataConfig, load_data
-from train.settings.yaml_config import ConfigError, apply_overrides, load_yaml, validate
+from train.settings.yaml_config import ConfigError, UserPath, apply_overrides, expand, load_yaml, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -108,12 +108,12 @@ ENCODED_PIXELS = 2**20
 class TrainConfig(Strict):
     """One training run."""
 
-    base: Path
-    components: Path | None = None
+    base: UserPath
+    components: UserPath | None = None
     init: Literal["pretrained", "random"] = "pretrained"
     data: DataConfig
-    output: Path
-    cache: Path = Path("output/cache")
+    output: UserPath
+    cache: UserPath = Path("output/cache")
     cache_latents: bool = True
     seed: int = 0
     resolution: Annotated[int, Field(ge=32, multiple_of=PIXELS_PER_LATENT)] = 512
@@ -174,5 +174,5 @@ def load_config(path: Path, overrides: list[str] = ()) -> TrainConfig:
     if "data" not in values:
         raise ConfigError(f"{path}: data: missing; give a data YAML file (train/configs/data/) or its content")
     if isinstance(values["data"], str):
-        values["data"] = load_data(Path(values["data"]))
+        values["data"] = load_data(expand(Path(values["data"])))
     return validate(TrainConfig, values, path, lines, overridden)

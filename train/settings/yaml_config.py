@@ -1,30 +1,95 @@
 """YAML into pydantic models, with errors that name the file, the line and the key."""
 
+import codecs
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 Model = TypeVar("Model", bound=BaseModel)
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""Byte-order marks and the encodings they stand for."""
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the file, the line and the key."""
 
 
+class Loader(yaml.SafeLoader):
+    """YAML whose yes, no, on, off and dates stay text, as in YAML 1.2: `mixed_precision: no` means the word. pydantic
+    takes these words for a switch where a setting is one."""
+
+
+def _is_read(tag: str, letter: str) -> bool:
+    return tag != "tag:yaml.org,2002:timestamp" and not (tag == "tag:yaml.org,2002:bool" and letter not in "tTfF")
+
+
+Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if _is_read(tag, letter)]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def expand(path: Path) -> Path:
+    """A path with ~ replaced by the home folder; raises ValueError where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+UserPath = Annotated[Path, AfterValidator(expand)]
+"""A path in which ~ stands for the home folder."""
+
+
 def load_yaml(path: Path) -> tuple[dict, dict[tuple, int]]:
     """Values of a YAML mapping and the line (from 1) of every key path, e.g. ("optimizer", "lr") -> 12."""
     if not path.is_file():
         raise ConfigError(f"There is no configuration file {path}.")
-    text = path.read_text(encoding="utf-8")
+    text = _text(path)
     try:
-        values, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(text, Loader)
+        _refuse_repetition(node, path)
+        values = Loader(text).get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, found {type(values).__name__}.")
     return values, dict(_lines(node, ()))
+
+
+def _text(path: Path) -> str:
+    """The content of a text file in UTF-8, or in the encoding its byte-order mark names."""
+    content = path.read_bytes()
+    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}, line {line}: the file is not UTF-8 text (byte 0x{content[error.start]:02x} cannot be read; a Windows code "
+            "page?). Save it as UTF-8."
+        ) from error
+
+
+def _refuse_repetition(node: yaml.Node | None, path: Path, prefix: tuple = ()) -> None:
+    """Raise ConfigError where a mapping has a key twice: YAML would keep the last one without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _refuse_repetition(value, path, (*prefix, index))
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[tuple, int] = {}
+    for key, value in node.value:
+        line, name = key.start_mark.line + 1, (key.tag, str(key.value))
+        if name in seen:
+            where = ".".join(map(str, (*prefix, key.value)))
+            raise ConfigError(
+                f"{path}, lines {seen[name]} and {line}: {where} is there twice, and only one would count. Keep one."
+            )
+        seen[name] = line
+        _refuse_repetition(value, path, (*prefix, key.value))
 
 
 def _lines(node: yaml.Node, prefix: tuple):
@@ -47,9 +112,16 @@ def apply_overrides(values: dict, overrides: list[str]) -> list[tuple]:
         if not separator:
             raise ConfigError(f'"{override}" on the command line is not key=value, e.g. optimizer.lr=1e-4.')
         path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-        _set(values, path, yaml.safe_load(text), override)
+        _set(values, path, _value(text, override), override)
         paths.append(path)
     return paths
+
+
+def _value(text: str, override: str):
+    try:
+        return Loader(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f'"{override}" on the command line is not valid YAML: {error}') from error
 
 
 def _set(values: dict, path: tuple, value, override: str) -> None:
