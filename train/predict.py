@@ -44,7 +44,7 @@ def predict(arguments: argparse.Namespace) -> None:
         if not all(target.is_file() for target in targets):
             image = read_photo(path)
             segmenter.set_image(image, look)
-            write_all(targets, image, segmenter.ask(prompts, settings).soft[0], threshold)
+            write_all(targets, image, segmenter.predict(prompts, settings).soft[0], threshold)
 
 
 def output_files(folder: Path, stem: str, names: list[str]) -> list[Path]:

@@ -127,8 +127,6 @@ def line_plot(
     size: tuple[int, int] = (720, 480),
 ) -> Image.Image:
     """Curves (label, x, y) with both axes from 0 to 1; each curve's best point is dotted. mark: a vertical line at x."""
-    from .palettes import palette
-
     width, height = size
     box = (70, 50, width - 24, height - 58)
     picture = Image.new("RGB", size, PANEL)

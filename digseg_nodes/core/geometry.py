@@ -18,11 +18,6 @@ class Geometry:
     resized: tuple[int, int]
     padded: tuple[int, int]
 
-    @property
-    def latent(self) -> tuple[int, int]:
-        """(height, width) of the latent."""
-        return self.padded[0] // PIXELS_PER_LATENT, self.padded[1] // PIXELS_PER_LATENT
-
 
 def plan_geometry(height: int, width: int, resolution: int) -> Geometry:
     """Aspect kept, the longest side becomes `resolution` pixels; short sides are padded to a multiple of

@@ -1,4 +1,4 @@
-"""Masks from Python: open a model, show it a photo once, ask it as often as you like."""
+"""Masks from Python: open a model, show it a photo once, ask for masks as often as you like."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Segmenter:
         """
         self.image = encode_image(self.engine, _as_frames(image), look)
 
-    def ask(
+    def predict(
         self,
         prompts: str | Sequence[Prompt],
         settings: SamplerSettings = SamplerSettings(),  # noqa: B008 (frozen)
@@ -41,7 +41,7 @@ class Segmenter:
         prompts: text with one thing a line, `name: synonym, synonym`, or Prompts. RuntimeError before `set_image`.
         """
         if self.image is None:
-            raise RuntimeError("There is no photo to ask about; call set_image first.")
+            raise RuntimeError("There is no photo; call set_image first.")
         asked = self._encoded(parse_prompts(prompts) if isinstance(prompts, str) else list(prompts))
         latent = sample_masks(self.engine, asked, self.image, settings)
         return decode_masks(self.engine, latent, uncertainty)

@@ -167,13 +167,13 @@ def test_a_family_runs_once_and_its_table_shows_the_scores(tmp_path):
     assert Image.open(docs / "img/experiments/domain.png").size[0] > 300
 
 
-def test_the_legs_of_a_run_follow_one_another_in_its_curve(tmp_path):
+def test_trainings_in_a_row_follow_one_another_in_the_curve(tmp_path):
     """The second leg counts its steps from nought again."""
     score = {"groups": {"seen": {"miou": 0.5}}}
-    for leg, loss in ((2, 0.8), (10, 0.4)):
+    for number, loss in ((2, 0.8), (10, 0.4)):
         lines = [{"step": 10, "loss": loss}, {"step": 20, "loss": loss / 2}, {"step": 20, "validation": score}]
-        (tmp_path / f"end-to-end-{leg}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    losses, scores, starts = curves.run_points(curves.legs(tmp_path, "end-to-end"))
+        (tmp_path / f"end-to-end-{number}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    losses, scores, starts = curves.run_points(curves.run_logs(tmp_path, "end-to-end"))
     assert losses == [(10, 0.8), (20, 0.4), (30, 0.4), (40, 0.2)]
     assert scores == [(20, 0.5), (40, 0.5)] and starts == [0, 20]
 

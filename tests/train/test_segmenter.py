@@ -24,7 +24,7 @@ def test_masks_are_those_of_the_evaluation(sample):
     segmenter = open_segmenter(DEMO, device="cpu")
     segmenter.set_image(sample.image)
     names = list(dict.fromkeys(query.prompts[0] for query in sample.queries))
-    found = segmenter.ask("\n".join(names))
+    found = segmenter.predict("\n".join(names))
     assert found.names == tuple(names) and found.soft.shape == (1, len(names), 128, 128)
     one = encode_sample(segmenter.engine, sample, ImageSettings())
     expected = predict(segmenter.engine, one.image, one.prompts, SamplerSettings())
@@ -39,7 +39,7 @@ def test_a_photo_is_encoded_once_and_a_text_once(sample, monkeypatch):
     monkeypatch.setattr(engine, "encode_pixels", lambda *a: calls.update(pixels=calls["pixels"] + 1) or pixels(*a))
     monkeypatch.setattr(engine, "encode_texts", lambda *a: calls.update(texts=calls["texts"] + 1) or texts(*a))
     segmenter.set_image(sample.image)
-    first, again = segmenter.ask("red circle"), segmenter.ask("blue star\nred circle")
+    first, again = segmenter.predict("red circle"), segmenter.predict("blue star\nred circle")
     assert torch.allclose(first.soft[:, 0], again.soft[:, 1], atol=1e-5)
     assert calls == {"pixels": 1, "texts": 2}
 
@@ -57,4 +57,4 @@ def test_bytes_floats_grey_and_alpha_are_the_same_photo(sample):
 
 def test_asking_before_a_photo_is_set_says_so():
     with pytest.raises(RuntimeError, match="call set_image first"):
-        open_segmenter(DEMO, device="cpu").ask("red circle")
+        open_segmenter(DEMO, device="cpu").predict("red circle")

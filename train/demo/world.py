@@ -93,7 +93,6 @@ class Scene:
 
     image: np.ndarray
     caption: str
-    background: str
     objects: list[Thing]
     masks: dict[str, np.ndarray]
     absent: dict[str, str]
@@ -387,7 +386,6 @@ class DemoWorld:
         return Scene(
             image=np.round(image).astype(np.uint8),
             caption=_caption(rng, pairs, where),
-            background=where,
             objects=things,
             masks=_masks(rng, things),
             absent=_absent(rng, pairs, self.split),

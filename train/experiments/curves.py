@@ -2,7 +2,7 @@
 
 python train/experiments/curves.py [--logs FOLDER] [--out FILE.png]
 
-Log files are those of train/demo/make_stack.py (`NAME.log`) and of train/finetune.py (`NAME-LEG.jsonl`, one per leg).
+Log files are those of train/demo/make_stack.py (`NAME.log`) and of train/finetune.py (`NAME-NUMBER.jsonl`, one each).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def stage_points(path: Path, value: str) -> Points:
     return [(int(match[1]), float(match[2])) for match in found if match]
 
 
-def legs(logs: Path, name: str) -> list[Path]:
+def run_logs(logs: Path, name: str) -> list[Path]:
     """The logs NAME-1.jsonl, NAME-2.jsonl, ... in this order."""
     return sorted(logs.glob(f"{name}-*.jsonl"), key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 def run_points(paths: list[Path]) -> tuple[Points, Points, list[int]]:
-    """Losses and seen-pair mIoU of a run's legs one after the other, and the steps where a leg began."""
+    """Losses and seen-pair mIoU of a run whose trainings followed each other, and the steps where each began."""
     losses: Points = []
     scores: Points = []
     starts, offset = [], 0
@@ -65,7 +65,7 @@ def draw(logs: Path, out: Path) -> None:
         axis.plot(steps, values, color="#2563eb")
         axis.set(title=title, xlabel="steps", ylabel=label)
     for axis, (name, title) in zip(axes[len(STAGES) :], RUNS.items(), strict=True):
-        draw_run(axis, title, *run_points(legs(logs, name)))
+        draw_run(axis, title, *run_points(run_logs(logs, name)))
     for axis in axes:
         axis.grid(alpha=0.3)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def draw(logs: Path, out: Path) -> None:
 
 
 def draw_run(axis, title: str, losses: Points, scores: Points, starts: list[int]) -> None:
-    """Smoothed loss on the left scale, validation mIoU on the right one, dashed lines where a leg began."""
+    """Smoothed loss on the left scale, validation mIoU on the right one, dashed lines where a training went on from another."""
     steps, values = zip(*smoothed(losses, 0.97), strict=True)
     axis.plot(steps, values, color="#2563eb", label="loss, smoothed")
     axis.set(title=title, xlabel="steps of 16", ylabel="training loss", yscale="log")

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from filelock import FileLock, Timeout
 
 from train.experiments.domains import TEST, VALIDATION, WORLDS, write_dataset
-from train.experiments.trials import BASE, DIFFUSION, MODELS, ROOT, OtherRunError, Place, Probe, StoppedError, Trial
+from train.experiments.trials import BASE, DIFFUSION, MODELS, ROOT, OtherRunError, Probe, StoppedError, Trial, Workspace
 
 SCENES = {"type": "demo", "split": "train", "scenes": 6000, "seed": 1000}
 VALIDATION_SCENES = {"type": "demo", "split": "val", "scenes": 48, "seed": 0}
@@ -213,8 +213,8 @@ FAMILIES: dict[str, tuple[Callable[[Options], list], int, int]] = {
 def main() -> None:
     """Parse the command line and run a family, or write the tables."""
     arguments = make_parser().parse_args()
-    for place in ("model", "output", "docs"):
-        setattr(arguments, place, getattr(arguments, place).resolve())
+    for name in ("model", "output", "docs"):
+        setattr(arguments, name, getattr(arguments, name).resolve())
     if arguments.family == "table":
         from train.experiments.tables import write_tables
 
@@ -225,28 +225,28 @@ def main() -> None:
     steps, images = arguments.steps or steps, arguments.images or images
     options = Options(tuple(arguments.seeds), steps, images, arguments.model, arguments.output)
     wanted = [one for one in family(options) if all(text in one.name for text in arguments.only)]
-    run_all(wanted, options, Place(options.output, tuple(arguments.set)), arguments.minutes)
+    run_all(wanted, options, Workspace(options.output, tuple(arguments.set)), arguments.minutes)
 
 
-def run_all(wanted: list[Trial | Probe], options: Options, place: Place, minutes: float | None) -> None:
+def run_all(wanted: list[Trial | Probe], options: Options, workspace: Workspace, minutes: float | None) -> None:
     """Do what is not done yet; several processes may share the work, each run is done by one."""
     started = time.monotonic()
-    place.folder.mkdir(parents=True, exist_ok=True)
+    workspace.folder.mkdir(parents=True, exist_ok=True)
     for one in wanted:
         if minutes and time.monotonic() - started > 60 * minutes:
             print(f"{one.name} and what follows is left for the next call")
             return
         try:
-            with FileLock(place.folder / f"{one.name}.lock", timeout=0):
-                with FileLock(place.folder / "worlds.lock"):
+            with FileLock(workspace.folder / f"{one.name}.lock", timeout=0):
+                with FileLock(workspace.folder / "worlds.lock"):
                     write_world(options, one.name)
-                one.run(place)
+                one.run(workspace)
         except Timeout:
             print(f"{one.name} is being run by another process")
             continue
         except (OtherRunError, StoppedError) as error:
             sys.exit(str(error))
-        print(f"{one.name}: {place.result(one.name)}", flush=True)
+        print(f"{one.name}: {workspace.result(one.name)}", flush=True)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -73,7 +73,7 @@ def demo_rows(results: Results, runs: dict[str, str]) -> list[list[object]]:
     return rows
 
 
-DEMO_HEAD = ("run", "steps", "seeds", "seen mIoU", "held-out mIoU", "hard absent lit", "random absent lit")
+DEMO_HEAD = ("run", "steps", "seeds", "seen mIoU", "held-out mIoU", "false positives, hard", "false positives, random")
 
 
 STARTS = {
@@ -190,7 +190,7 @@ def threshold_table(results: Results) -> str:
 
 
 def sampling_table(results: Results) -> str:
-    """Steps by ensemble: seen / held-out mIoU, share of hard absent prompts lit."""
+    """Steps by ensemble: seen / held-out mIoU, false positive rate of hard absent prompts."""
     if "sampling" not in results:
         return "Not run."
     scores, rows = results["sampling"]["report"]["scores"], []
@@ -220,7 +220,7 @@ def objectives_table(results: Results) -> str:
             scores = [f"{groups[one]['miou']:.3f}" for one in ("seen", "held_out")]
             fired = [f"{groups[f'absent_{kind}']['fired']:.3f}" for kind in ("hard", "random")]
             rows.append([label, run["steps"], run["unet_calls"], *scores, *fired])
-    head = ("model", "steps", "U-Net calls", "seen mIoU", "held-out mIoU", "hard absent lit", "random absent lit")
+    head = ("model", "steps", "U-Net calls", "seen mIoU", "held-out mIoU", "false positives, hard", "false positives, random")
     return table(head, rows)
 
 

@@ -35,7 +35,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """Where results go, and `key=value` settings that every training gets besides its own."""
 
     folder: Path
@@ -78,28 +78,30 @@ class Trial:
     images: int
     options: tuple[str, ...] = ()
 
-    def run(self, place: Place) -> dict:
+    def run(self, workspace: Workspace) -> dict:
         """Train, evaluate, keep the result; a finished run is read, a stopped one goes on."""
         base = fingerprint(Path(self.settings.get("base", BASE)))
-        request = {"settings": [self.settings, place.settings, self.images, self.options], "data": self.data, "base": base}
+        request = {"settings": [self.settings, workspace.settings, self.images, self.options], "data": self.data, "base": base}
         request = portable(request)
-        if result := place.finished(self.name, request):
+        if result := workspace.finished(self.name, request):
             return result
-        folder = place.folder / self.name
+        folder = workspace.folder / self.name
         data = write_yaml(folder / "data.yaml", self.data)
         overrides = [f"{key}={as_yaml(value)}" for key, value in self.settings.items()]
-        place.call("train/finetune.py", "--config", CONFIG, f"data={data}", f"output={folder}", *overrides, *place.settings)
+        workspace.call(
+            "train/finetune.py", "--config", CONFIG, f"data={data}", f"output={folder}", *overrides, *workspace.settings
+        )
         if not any((folder / name).is_file() for name in EXPORTS):
             raise StoppedError(f"{self.name} was stopped; the same command goes on from there.")
-        self.evaluate(place, folder, data)
+        self.evaluate(workspace, folder, data)
         result = {"name": self.name, "settings": self.settings, "base": base, "request": request}
         result |= {"data": portable(self.data), **curves(folder / "log.jsonl"), **weights(folder)}
         result |= {"images": self.images, "scores": json.loads((folder / "scores.json").read_text(encoding="utf-8"))["runs"]}
-        save(place.result(self.name), portable(result))
+        save(workspace.result(self.name), portable(result))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return result
 
-    def evaluate(self, place: Place, folder: Path, data: Path) -> None:
+    def evaluate(self, workspace: Workspace, folder: Path, data: Path) -> None:
         """Score the end of a run on the test part."""
         adapters, whole = (folder / name for name in EXPORTS)
         if adapters.is_file():
@@ -107,7 +109,7 @@ class Trial:
         else:
             what = ["--checkpoint", whole, "--components", self.settings.get("base", BASE)]
         where = ["--data", data, "--report", folder / "scores.json", "--images", self.images]
-        place.call("train/evaluate.py", *what, *where, *self.options)
+        workspace.call("train/evaluate.py", *what, *where, *self.options)
 
 
 @dataclass(frozen=True)
@@ -120,21 +122,21 @@ class Probe:
     checkpoint: Path
     data: dict | None = None
 
-    def run(self, place: Place) -> dict:
+    def run(self, workspace: Workspace) -> dict:
         """Measure, keep the result; a finished one is read."""
         model = fingerprint(self.checkpoint)
         request = portable({"script": self.script, "arguments": self.arguments, "data": self.data, "model": model})
-        if result := place.finished(self.name, request):
+        if result := workspace.finished(self.name, request):
             return result
-        folder = place.folder / self.name
+        folder = workspace.folder / self.name
         report, arguments = folder / "report.json", list(self.arguments)
         if self.data is not None:
             arguments += ["--data", write_yaml(folder / "data.yaml", self.data)]
         folder.mkdir(parents=True, exist_ok=True)
-        place.call(self.script, "--checkpoint", self.checkpoint, "--report", report, *arguments)
+        workspace.call(self.script, "--checkpoint", self.checkpoint, "--report", report, *arguments)
         content = json.loads(report.read_text(encoding="utf-8"))
         result = {"name": self.name, "model": model, "request": request, "report": content}
-        save(place.result(self.name), portable(result))
+        save(workspace.result(self.name), portable(result))
         return result
 
 

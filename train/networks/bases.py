@@ -96,7 +96,7 @@ def widened(unet: dict) -> dict:
 
 def expand_conv_in(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """Double the input channels: weight repeated along the input axis and halved, bias kept, so that the output for
-    (a, b) starts as the old output for (a + b) / 2. Order: [image latent, noisy mask latent]. Method.md, training 5."""
+    (a, b) starts as the old output for (a + b) / 2. Order: [image latent, noisy mask latent]."""
     old = unet.conv_in
     new = nn.Conv2d(2 * old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
     with torch.no_grad():

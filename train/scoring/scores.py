@@ -11,7 +11,7 @@ from torch import Tensor
 from digseg_nodes.core.checkpoint import CheckpointError
 from train.data.base import ABSENT_GROUPS, Query
 
-LIT = 0.01
+FALSE_POSITIVE_AREA = 0.01
 """An absent prompt counts as fired when more than this share of the pixels lights up."""
 SWEEP = 20
 """Thresholds of the sweep: multiples of 1 / SWEEP."""
@@ -99,7 +99,7 @@ def summarise(records: list[Record]) -> dict:
     for group in sorted({record.group for record in records}):
         members = [record for record in records if record.group == group]
         if group in ABSENT_GROUPS:
-            scores = {"fired": _mean([float(r.coverage > LIT) for r in members])}
+            scores = {"fired": _mean([float(r.coverage > FALSE_POSITIVE_AREA) for r in members])}
         else:
             scores = _present_scores(members)
         summary["groups"][group] = {"prompts": len(members), **scores}
