@@ -8,7 +8,14 @@ from safetensors.torch import load_file
 
 from train.demo import make_model
 
-SMALL = ["resolution=64", "batch_size=2", "validation.every=100", "validation.images=2", "checkpoints.every=100", "optimizer.warmup_steps=1"]
+SMALL = [
+    "resolution=64",
+    "batch_size=2",
+    "validation.every=100",
+    "validation.images=2",
+    "checkpoints.every=100",
+    "optimizer.warmup_steps=1",
+]
 
 
 def recipe(path: Path) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 if not __package__:
@@ -34,24 +35,37 @@ PATCH = 4
 ABSENT, HARD = 0.25, 0.8
 
 
-class Specialist(nn.Module):
-    """Image [B,3,H,W] in [-1,1] and class numbers [B,2] -> logits [B,H,W]. Works on patches of 4 x 4 pixels."""
+class PatchUNet(nn.Module):
+    """Image [B,3,H,W] in [-1,1] → logits [B,C,H,W], C `outputs`; H and W multiples of 16. Works on patches of 4 x 4 pixels.
 
-    def __init__(self):
+    told: [B,256] is added to the time embedding, as class embeddings are.
+    """
+
+    def __init__(self, outputs: int):
         super().__init__()
         self.unet = UNet2DModel(
-            in_channels=3 * PATCH**2, out_channels=PATCH**2, block_out_channels=(64, 96, 128), layers_per_block=1,
+            in_channels=3 * PATCH**2, out_channels=outputs * PATCH**2, block_out_channels=(64, 96, 128), layers_per_block=1,
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"), class_embed_type="identity",
         )  # fmt: skip
-        width = 4 * self.unet.config.block_out_channels[0]
-        self.colour, self.shape = nn.Embedding(len(COLOURS) + 1, width), nn.Embedding(len(SHAPES) + 1, width)
+        self.width = 4 * self.unet.config.block_out_channels[0]
+
+    def forward(self, image: Tensor, told: Tensor | None = None) -> Tensor:
+        patches = F.pixel_unshuffle(image, PATCH)  # [B,3,H,W] -> [B,48,H/4,W/4]
+        told = image.new_zeros(len(image), self.width) if told is None else told
+        return F.pixel_shuffle(self.unet(patches, 0, class_labels=told).sample, PATCH)  # [B,16C,H/4,W/4] -> [B,C,H,W]
+
+
+class Specialist(nn.Module):
+    """Image [B,3,H,W] in [-1,1] and class numbers [B,2] -> logits [B,H,W]."""
+
+    def __init__(self):
+        super().__init__()
+        self.unet = PatchUNet(1)
+        self.colour, self.shape = (nn.Embedding(len(names) + 1, self.unet.width) for names in (COLOURS, SHAPES))
 
     def forward(self, image: Tensor, classes: Tensor) -> Tensor:
-        told = self.colour(classes[:, 0]) + self.shape(classes[:, 1])
-        patches = F.pixel_unshuffle(image, PATCH)  # [B,3,H,W] -> [B,48,H/4,W/4]
-        logits = self.unet(patches, 0, class_labels=told).sample
-        return F.pixel_shuffle(logits, PATCH)[:, 0]  # [B,16,H/4,W/4] -> [B,H,W]
+        return self.unet(image, self.colour(classes[:, 0]) + self.shape(classes[:, 1]))[:, 0]
 
 
 def class_numbers(name: str) -> tuple[int, int]:
@@ -79,20 +93,28 @@ def tensors(sample: Sample, query: Query) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def train(steps: int, batch: int, seed: int, scenes: int) -> Specialist:
-    """AdamW with warm-up and cosine decay on scenes drawn as they are needed."""
+    """On scenes drawn as they are needed."""
     torch.manual_seed(seed)
     model, rng = Specialist(), np.random.default_rng(seed)
     source = DemoSource(DemoConfig(type="demo", split="train", scenes=6000, seed=1000))
+
+    def loss() -> Tensor:
+        samples = [source.sample(int(index)) for index in rng.integers(scenes, size=batch)]
+        image, classes, mask = map(torch.stack, zip(*(tensors(one, draw(one, rng)) for one in samples), strict=True))
+        return F.binary_cross_entropy_with_logits(model(image, classes), mask)
+
+    return fit(model, loss, steps)
+
+
+def fit(model: nn.Module, loss: Callable[[], Tensor], steps: int) -> nn.Module:
+    """Minimise `loss()` of fresh batches by AdamW with warm-up and cosine decay; the model in evaluation mode."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     warm = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=20)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - 20), eta_min=5e-5)
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warm, cosine], [20])
     for _ in tqdm(range(steps), desc="training"):
-        samples = [source.sample(int(index)) for index in rng.integers(scenes, size=batch)]
-        image, classes, mask = map(torch.stack, zip(*(tensors(one, draw(one, rng)) for one in samples), strict=True))
-        loss = F.binary_cross_entropy_with_logits(model(image, classes), mask)
         optimizer.zero_grad()
-        loss.backward()
+        loss().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -1,0 +1,238 @@
+"""Real pictures: nuclei under the microscope (BBBC038, the 2018 Data Science Bowl; CC0), DiGSeg beside a specialist.
+
+    python train/experiments/nuclei.py split FOLDER --out output/nuclei [--pictures 50]
+    python train/finetune.py --config train/configs/nuclei.yaml data=output/nuclei/data.yaml
+    python train/experiments/nuclei.py specialist output/nuclei/data.yaml --steps 1200 --report output/nuclei/specialist.json
+    python train/experiments/nuclei.py score output/nuclei/data.yaml --checkpoint output/runs/nuclei/digseg.safetensors \\
+        --report output/nuclei/digseg.json
+
+FOLDER holds images/*.png, masks/nucleus/*.png, instances/*.png (16 bit, the number of the nucleus) and index.csv (name, kind).
+Every kind of picture is split alike: a fifth for the test, a sixteenth for validation. Scores: IoU pooled over the pixels of a
+kind, and F1 of objects (connected parts against true nuclei, matched at an IoU above 0.5: the Bowl's measure).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from digseg_nodes.core.files import write_text
+from train.experiments.specialist import PatchUNet, fit
+
+PARTS = ("test", "validation", "train")
+SMALLEST = 16
+"""Connected parts of fewer pixels count as no object."""
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+def split(folder: Path, out: Path, pictures: int | None, seed: int = 0) -> Path:
+    """Write the three lists and data.yaml; `pictures` limits the training list, the kinds in proportion. Returns the YAML."""
+    kinds = defaultdict(list)
+    for row in read_index(folder):
+        kinds[row["kind"]].append(row["name"])
+    names = {part: [] for part in PARTS}
+    for members in kinds.values():
+        np.random.default_rng(seed).shuffle(members)
+        test, validation = round(len(members) / 5), max(2, round(len(members) / 16))
+        cut = np.split(np.array(members), [test, test + validation])
+        for part, some in zip(PARTS, cut, strict=True):
+            names[part] += some.tolist()
+    np.random.default_rng(seed).shuffle(names["train"])
+    names["train"] = names["train"][:pictures]
+    data = {
+        "name": "nuclei",
+        "common": {
+            "type": "binary",
+            "root": str(folder.resolve()),
+            "images": "images/*.png",
+            "masks": "masks/nucleus/{1}.png",
+            "name": "nucleus",
+            "templates": ["a {}", "cell {}"],
+        },
+    }
+    for part in PARTS:
+        write_text(out / f"{part}.txt", "".join(f"{name}\n" for name in sorted(names[part])))
+        data[part] = {"list": str((out / f"{part}.txt").resolve())}
+    write_text(out / "data.yaml", yaml.safe_dump(data, sort_keys=False))
+    return out / "data.yaml"
+
+
+def read_index(folder: Path) -> list[dict[str, str]]:
+    """Rows of index.csv: name and kind of every picture."""
+    with (folder / "index.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def members(data: Path, part: str) -> tuple[Path, list[str]]:
+    """The folder of the pictures and the names of one part."""
+    settings = yaml.safe_load(data.read_text(encoding="utf-8"))
+    return Path(settings["common"]["root"]), Path(settings[part]["list"]).read_text(encoding="utf-8").split()
+
+
+def read(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Picture uint8 [H,W,3], mask bool [H,W], numbers of the nuclei int [H,W]."""
+    picture = np.array(Image.open(folder / f"images/{name}.png").convert("RGB"))
+    mask = np.array(Image.open(folder / f"masks/nucleus/{name}.png").convert("L")) > 127
+    return picture, mask, np.array(Image.open(folder / f"instances/{name}.png")).astype(int)
+
+
+def object_counts(hard: np.ndarray, instances: np.ndarray) -> tuple[int, int, int]:
+    """(found, false, missed) objects: connected parts of a bool mask [H,W] against numbered nuclei [H,W], IoU above 0.5."""
+    parts, _ = ndimage.label(hard)
+    areas = np.bincount(parts.ravel())
+    parts = np.where((areas >= SMALLEST)[parts] & (parts > 0), parts, 0)
+    overlap = np.zeros((parts.max() + 1, instances.max() + 1), int)
+    np.add.at(overlap, (parts.ravel(), instances.ravel()), 1)
+    joined = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
+    found = int((overlap[1:, 1:] > 0.5 * joined[1:, 1:]).sum())
+    predicted, true = (len(np.setdiff1d(np.unique(numbers), [0])) for numbers in (parts, instances))
+    return found, predicted - found, true - found
+
+
+def score(data: Path, predict: Predictor) -> dict:
+    """IoU and object F1 of `predict` (picture → bool mask) on the test part, by kind and over all."""
+    folder, names = members(data, "test")
+    kind_of = {row["name"]: row["kind"] for row in read_index(folder)}
+    counts = defaultdict(lambda: np.zeros(6, int))
+    for name in tqdm(names, unit="picture", desc="test"):
+        picture, mask, instances = read(folder, name)
+        hard = predict(picture)
+        row = np.array([(hard & mask).sum(), (hard | mask).sum(), *object_counts(hard, instances), 1])
+        counts[kind_of[name]] += row
+        counts["all"] += row
+    return {kind: figures(row) for kind, row in sorted(counts.items())}
+
+
+def figures(row: np.ndarray) -> dict:
+    """Scores of summed (intersection, union, found, false, missed, pictures)."""
+    intersection, union, found, false, missed, pictures = row.tolist()
+    f1 = 2 * found / max(1, 2 * found + false + missed)
+    return {"pictures": pictures, "iou": round(intersection / max(1, union), 4), "object_f1": round(f1, 4)}
+
+
+def digseg(checkpoint: Path, lora: Path | None, resolution: int, threshold: float | None) -> Predictor:
+    """A checkpoint as predictor, asked for "nucleus" as predict.py asks."""
+    from digseg_nodes.core.inference import ImageSettings
+    from train.networks.engine import open_segmenter
+
+    segmenter = open_segmenter(checkpoint, lora=lora)
+    limit = segmenter.engine.config.threshold if threshold is None else threshold
+
+    def predict(picture: np.ndarray) -> np.ndarray:
+        segmenter.set_image(picture, ImageSettings(resolution))
+        return (segmenter.predict("nucleus").soft[0, 0] > limit).numpy()
+
+    return predict
+
+
+def fitted(picture: np.ndarray, resolution: int) -> Tensor:
+    """Picture [H,W,3] → [3,h,w] in [-1,1], the longest side `resolution`, sides multiples of 16."""
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    scale = resolution / max(picture.shape[:2])
+    size = [max(16, round(side * scale / 16) * 16) for side in picture.shape[:2]]
+    return F.interpolate(pixels, size, mode="bilinear", antialias=True)[0]
+
+
+def train_specialist(data: Path, steps: int, batch: int, resolution: int, seed: int) -> nn.Module:
+    """The plain U-Net on the training list: crops of `resolution` pixels of one shape, turned and mirrored at random."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    folder, names = members(data, "train")
+    model = PatchUNet(1)
+
+    def pairs() -> tuple[Tensor, Tensor]:
+        drawn = [crop(*read(folder, names[index])[:2], resolution, rng) for index in rng.integers(len(names), size=batch)]
+        return tuple(map(torch.stack, zip(*drawn, strict=True)))
+
+    def loss() -> Tensor:
+        image, mask = pairs()
+        return F.binary_cross_entropy_with_logits(model(image)[:, 0], mask)
+
+    return fit(model, loss, steps)
+
+
+def crop(picture: np.ndarray, mask: np.ndarray, resolution: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A square of the picture, fitted to `resolution`, and its mask: [3,R,R] in [-1,1], [R,R] in [0,1]."""
+    image = fitted(picture, resolution)
+    truth = F.interpolate(torch.from_numpy(mask)[None, None].float(), image.shape[1:], mode="area")[0]
+    both = torch.cat([image, truth])
+    both = F.pad(both[None], (0, resolution - both.shape[2], 0, resolution - both.shape[1]), mode="replicate")[0]
+    both = torch.rot90(both, int(rng.integers(4)), (1, 2))
+    both = both.flip(2) if rng.random() < 0.5 else both
+    return both[:3], both[3]
+
+
+def specialist(model: nn.Module, resolution: int) -> Predictor:
+    """The plain U-Net as predictor."""
+
+    @torch.no_grad()
+    def predict(picture: np.ndarray) -> np.ndarray:
+        soft = model(fitted(picture, resolution)[None]).sigmoid()
+        return (F.interpolate(soft, picture.shape[:2], mode="bilinear")[0, 0] > 0.5).numpy()
+
+    return predict
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_subparsers(dest="what", required=True)
+    one = what.add_parser("split", help="write lists and data.yaml")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--out", type=Path, required=True)
+    one.add_argument("--pictures", type=int, help="training pictures, default all")
+    for name, text in (("specialist", "train and score the plain U-Net"), ("score", "score a DiGSeg checkpoint")):
+        one = what.add_parser(name, help=text)
+        one.add_argument("data", type=Path)
+        one.add_argument("--report", type=Path, required=True)
+        one.add_argument("--resolution", type=int, default=256, help="longest side in pixels, default 256")
+        if name == "score":
+            one.add_argument("--checkpoint", type=Path, required=True)
+            one.add_argument("--lora", type=Path)
+            one.add_argument("--threshold", type=float, help="default: the checkpoint's")
+        else:
+            one.add_argument("--steps", type=int, default=1200)
+            one.add_argument("--batch", type=int, default=4)
+            one.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main(line: list[str] | None = None) -> None:
+    """Parse the command line and do it."""
+    arguments = make_parser().parse_args(line)
+    if arguments.what == "split":
+        print(f"wrote {split(arguments.folder, arguments.out, arguments.pictures)}")
+        return
+    if arguments.what == "score":
+        predict = digseg(arguments.checkpoint, arguments.lora, arguments.resolution, arguments.threshold)
+        about = {"checkpoint": arguments.checkpoint.name, "lora": arguments.lora and arguments.lora.name}
+    else:
+        options = (arguments.steps, arguments.batch, arguments.resolution, arguments.seed)
+        model = train_specialist(arguments.data, *options)
+        about = dict(zip(("steps", "batch", "resolution", "seed"), options, strict=True))
+        about["parameters"] = sum(weight.numel() for weight in model.parameters())
+        predict = specialist(model, arguments.resolution)
+    report = {**about, "scores": score(arguments.data, predict)}
+    write_text(arguments.report, json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
