@@ -48,7 +48,7 @@ def test_class_numbers_grey_or_palette(tmp_path, palette):
     source = source_of(
         tmp_path,
         '{type: index, root: ., images: left/*/*_img.png, masks: "right/{1}/{2}_lab.png", '
-        "classes: {sky: 1, tree: [2, 3], sea: 4}, phrases: {tree: [oak]}, templates: ['the {}'], ignore: [255]}",
+        "classes: {sky: 1, tree: [2, 3], sea: 4}, phrases: {tree: [oak]}, templates: ['the {}'], ignore: [255], absent: [sea]}",
     )
     sample = source.sample(0)
     sky, tree, sea = sample.queries
@@ -143,7 +143,7 @@ def coco_file(path: Path) -> None:
 def test_coco_polygons_and_crowds(tmp_path):
     photo(tmp_path / "p.jpg")
     coco_file(tmp_path / "c.json")
-    sample = source_of(tmp_path, "{type: coco, images: ., annotations: c.json}").sample(0)
+    sample = source_of(tmp_path, "{type: coco, images: ., annotations: c.json, absent: [dog]}").sample(0)
     assert [(q.name, q.group) for q in sample.queries] == [("cat", "seen"), ("dog", "absent_random")]
     assert sample.queries[0].mask[21:34, 31:54].all()
     assert sample.ignore[:, 0].all()
@@ -279,7 +279,8 @@ def test_pascal_context_as_published(tmp_path):
     source = open_split(load_data(tmp_path / "pascal_context.yaml"), "train")[0][0]
     sample = source.sample(0)
     present = [query for query in sample.queries if query.mask is not None]
-    assert (len(source), len(source.class_names), len(sample.queries)) == (1, 59, 2 + 8)
+    assert (len(source), len(source.class_names), len(sample.queries)) == (1, 59, 2)
+    assert len(source.unseen) == 57  # nothing says whether they are there
     assert [query.prompts for query in present] == [("tv monitor", "television"), ("wall",)]
     assert np.array_equal(present[1].mask, LABELS == 2)
     assert np.array_equal(sample.ignore, numbers == 0)

@@ -37,6 +37,25 @@ class Sample:
     ignore: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What the labels of one image hold: `pixels` in all, `areas` of the classes that are there, and `unknown`, the pixels of
+    every number or colour that is no class, neither ignored nor declared as background; all in pixels."""
+
+    pixels: int
+    areas: dict[str, int]
+    unknown: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a source that a person should know, one sentence. left_over: labels or photos that nothing uses, or that
+    may not mean what they are read as; otherwise it is said for information only."""
+
+    text: str
+    left_over: bool = True
+
+
 class Source(ABC):
     """An indexed collection of samples; sample(i) is the same at every call."""
 
@@ -60,6 +79,23 @@ class Source(ABC):
     def plain_prompt(self, name: str) -> str:
         """The plainest words for a class."""
         return name
+
+    def photo(self, index: int) -> Path | None:
+        """The file of image number `index`; None where images are generated."""
+        return None
+
+    def contents(self, index: int) -> Contents | None:
+        """What the labels of image number `index` hold, read without the photo; None where nothing is labelled by hand."""
+        return None
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Classes without a single mask in the source, which it does not ask for."""
+        return frozenset()
+
+    def findings(self) -> list[Finding]:
+        """What opening the source has shown about labels that are not used as they are there."""
+        return []
 
     def mask_files(self) -> tuple[set[Path], set[Path]]:
         """All mask files of the classes, and those of them that belong to an image; empty where masks are found by image."""

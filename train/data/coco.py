@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from pycocotools.coco import COCO
 
-from train.data.base import DataError, Sample
+from train.data.base import DataError
 from train.data.config import CocoConfig
-from train.data.labelled import LabelledSource, Wording, check_size, file_digest, read_image, read_photo, settings_digest
+from train.data.labelled import LabelledSource, Labels, Wording, file_digest, read_image, settings_digest
 
 
 class CocoSource(LabelledSource):
@@ -37,26 +37,27 @@ class CocoSource(LabelledSource):
     def _names(self) -> dict[int, str]:
         return {number: name for number, name in self.categories.items() if name in self.class_names}
 
-    def _file(self, index: int) -> Path:
+    def photo(self, index: int) -> Path:
         return self.config.images / self.coco.imgs[self.images[index]]["file_name"]
 
-    def identity(self, index: int) -> str:
+    def content(self, index: int) -> str:
         annotations = json.dumps(self.coco.imgToAnns[self.images[index]], sort_keys=True)
-        files = [self._file(index)] + ([self._panoptic_file(index)] if self.config.panoptic else [])
-        return f"coco/{file_digest(*files)}/{settings_digest(annotations, self.wording.settings(), index)}"
+        files = [self.photo(index)] + ([self._panoptic_file(index)] if self.config.panoptic else [])
+        return f"coco/{file_digest(*files)}/{settings_digest(annotations)}"
 
-    def sample(self, index: int) -> Sample:
-        entry = self.coco.imgs[self.images[index]]
-        image = read_photo(self._file(index), (entry.get("height"), entry.get("width")))
-        masks, crowd = self._panoptic(index, image) if self.config.panoptic else self._segments(index, image)
-        return Sample(image, tuple(self.wording.queries(masks, index)), crowd if crowd.any() else None)
+    def labels(self, index: int) -> Labels:
+        masks, crowd = self._panoptic(index) if self.config.panoptic else self._segments(index)
+        return Labels(masks, crowd if crowd.any() else None, self._label_file(index), crowd.shape)
 
-    def _segments(self, index: int, image: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _label_file(self, index: int) -> Path:
+        return self._panoptic_file(index) if self.config.panoptic else self.config.annotations
+
+    def _segments(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Class masks and crowd regions from polygons and run lengths."""
-        masks, crowd = {}, np.zeros(image.shape[:2], bool)
+        entry = self.coco.imgs[self.images[index]]
+        masks, crowd = {}, np.zeros((entry["height"], entry["width"]), bool)
         for annotation in self.coco.imgToAnns[self.images[index]]:
             mask = self._mask(annotation)
-            check_size(mask, self.config.annotations, image, self._file(index))
             if annotation.get("iscrowd"):
                 crowd |= mask
             elif annotation["category_id"] in self._names:
@@ -88,11 +89,10 @@ class CocoSource(LabelledSource):
     def _panoptic_file(self, index: int) -> Path:
         return self.config.panoptic / self._panoptic_entry(index)["file_name"]
 
-    def _panoptic(self, index: int, image: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _panoptic(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Class masks and crowd regions from a panoptic PNG, whose pixels are segment ids R + 256 G + 65536 B."""
         path = self._panoptic_file(index)
         ids = read_image(path, "RGB").astype(np.int32) @ np.array([1, 256, 65536], np.int32)
-        check_size(ids, path, image, self._file(index))
         masks, crowd = {}, ids == 0
         for segment in self._panoptic_entry(index)["segments_info"]:
             if segment.get("iscrowd"):

@@ -36,12 +36,14 @@ class LabelledConfig(SourceConfig):
 
     phrases: other words for a class, e.g. {tv: [television, screen]}. templates: sentences with {} for the class.
     held_out: classes that training leaves out and evaluation reports apart. absent_per_image: how many of the classes
-    that are not in an image are asked for as absent prompts.
+    that are not in an image are asked for as absent prompts. absent: classes that may be asked for as absent although no image
+    of the source has a mask of them; others without a mask are not asked for.
     """
 
     phrases: dict[str, list[str]] = {}
     templates: list[str] = []
     held_out: list[str] = []
+    absent: list[str] = []
     absent_per_image: Annotated[int, Field(ge=0)] = 4
 
     @field_validator("templates")

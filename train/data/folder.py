@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.base import DataError, Sample
+from train.data.base import DataError
 from train.data.config import FolderConfig
-from train.data.labelled import LabelledSource, Wording, check_size, file_digest, read_mask, read_photo, settings_digest
+from train.data.labelled import LabelledSource, Labels, Wording, file_digest, read_mask, settings_digest, wrong_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -61,20 +61,24 @@ class FolderSource(LabelledSource):
     def _mask_file(self, name: str, index: int) -> Path:
         return self.config.masks / name / f"{self.files[index].stem}.png"
 
-    def identity(self, index: int) -> str:
-        files = [self._mask_file(name, index) for name in self.class_names]
-        settings = settings_digest(self.wording.settings(), self.config.ignore, index)
-        return f"folder/{file_digest(self.files[index], *files)}/{settings}"
+    def photo(self, index: int) -> Path:
+        return self.files[index]
 
-    def sample(self, index: int) -> Sample:
+    def content(self, index: int) -> str:
+        files = [self._mask_file(name, index) for name in self.class_names]
+        return f"folder/{file_digest(self.files[index], *files)}/{settings_digest(self.config.ignore)}"
+
+    def labels(self, index: int) -> Labels:
         grey = {name: mask for name in self.class_names if (mask := self._read_mask(name, index)) is not None}
-        image = read_photo(self.files[index], next((mask.shape for mask in grey.values()), None))
+        file, shape = self.config.masks, None
         for name, mask in grey.items():
-            check_size(mask, self._mask_file(name, index), image, self.files[index])
+            if shape is not None and shape != mask.shape:
+                raise wrong_size(self._mask_file(name, index), mask.shape, file, shape)
+            file, shape = self._mask_file(name, index), mask.shape
         unknown = [mask == self.config.ignore for mask in grey.values()] if self.config.ignore is not None else []
         ignore = np.logical_or.reduce(unknown) if unknown else None
         masks = {name: (mask >= 128) & (mask != self.config.ignore) for name, mask in grey.items()}
-        return Sample(image, tuple(self.wording.queries(masks, index)), ignore)
+        return Labels(masks, ignore, file, shape)
 
     def _read_mask(self, name: str, index: int) -> np.ndarray | None:
         path = self._mask_file(name, index)

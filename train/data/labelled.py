@@ -1,14 +1,17 @@
 """What the adapters of labelled images share: reading files, digests, and queries from class masks."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from train.data.base import DataError, Query, Source
+from train.data.base import Contents, DataError, Query, Sample, Source
 from train.data.config import LabelledConfig
 
 TURNS = {
@@ -115,13 +118,12 @@ def settings_digest(*settings) -> str:
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
 
-def check_size(mask: np.ndarray, mask_file: Path, image: np.ndarray, image_file: Path) -> None:
-    """Raise DataError unless a label file has the size of its photo."""
-    (h, w), (height, width) = mask.shape[:2], image.shape[:2]
-    if (h, w) != (height, width):
-        raise DataError(
-            f"{mask_file} is {w}x{h} pixels but {image_file} is {width}x{height}; masks must have the size of their image."
-        )
+def wrong_size(label_file: Path, labels: tuple[int, int], photo_file: Path, photo: tuple[int, int]) -> DataError:
+    """The error for labels of another size than their photo; sizes as (height, width)."""
+    return DataError(
+        f"{label_file} is {labels[1]}x{labels[0]} pixels but {photo_file} is {photo[1]}x{photo[0]}; masks must have the size of "
+        "their image."
+    )
 
 
 class Wording:
@@ -130,7 +132,7 @@ class Wording:
     def __init__(self, config: LabelledConfig, classes: dict[str, list[str]]):
         self.config = config
         self.phrases = {name: self._phrases(name, given) for name, given in classes.items()}
-        for setting in ("held_out", "phrases"):
+        for setting in ("held_out", "phrases", "absent"):
             unknown = sorted(set(getattr(config, setting)) - set(classes))
             if unknown:
                 raise DataError(f"{setting} names {unknown}, which are not among the classes {sorted(classes)}.")
@@ -145,22 +147,80 @@ class Wording:
         """What the queries depend on besides the masks."""
         return (self.phrases, self.config.held_out, self.config.absent_per_image)
 
-    def queries(self, masks: dict[str, np.ndarray], seed: int) -> Iterator[Query]:
-        """Present classes in the order of the classes, then `absent_per_image` absent ones drawn with `seed`."""
+    def queries(self, masks: dict[str, np.ndarray], seed: int, unseen: frozenset[str] = frozenset()) -> Iterator[Query]:
+        """Present classes in the order of the classes, then `absent_per_image` absent ones drawn with `seed`.
+
+        unseen: classes that are not asked for as absent, because nothing says whether they are there.
+        """
         held_out = set(self.config.held_out)
         present = [name for name in self.phrases if name in masks and masks[name].any()]
         for name in present:
             yield Query(name, self.phrases[name], masks[name], "held_out" if name in held_out else "seen")
-        missing = [name for name in self.phrases if name not in present and name not in held_out]
+        missing = [name for name in self.phrases if name not in present and name not in held_out | unseen]
         rng = np.random.default_rng([seed, len(missing)])
         for position in rng.permutation(len(missing))[: self.config.absent_per_image]:
             yield Query(missing[position], self.phrases[missing[position]], None, "absent_random")
 
 
-class LabelledSource(Source):
-    """A source whose classes and phrases are those of its `wording`."""
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one image. masks: bool [H,W] by class, of the classes that are looked for. ignore: unlabelled pixels, bool
+    [H,W], or None. file: where they come from, for messages. shape: (height, width), None without any label file. unknown:
+    pixels by number or colour that nothing takes."""
 
+    masks: dict[str, np.ndarray]
+    ignore: np.ndarray | None
+    file: Path
+    shape: tuple[int, int] | None
+    unknown: Callable[[], dict[str, int]] = dict
+
+
+class LabelledSource(Source):
+    """A source whose classes and phrases are those of its `wording`; sub-classes name photos and read labels."""
+
+    config: LabelledConfig
     wording: Wording
+
+    @abstractmethod
+    def photo(self, index: int) -> Path:
+        """The file of image number `index`."""
+
+    @abstractmethod
+    def labels(self, index: int) -> Labels:
+        """The labels of image number `index`, read without its photo."""
+
+    @abstractmethod
+    def content(self, index: int) -> str:
+        """Content address of the photo and the labels of image number `index`, and of how they are read."""
+
+    def identity(self, index: int) -> str:
+        return f"{self.content(index)}/{settings_digest(self.wording.settings(), sorted(self.unseen), index)}"
+
+    def sample(self, index: int) -> Sample:
+        labels, photo = self.labels(index), self.photo(index)
+        image = read_photo(photo, labels.shape)
+        if labels.shape is not None and labels.shape != image.shape[:2]:
+            raise wrong_size(labels.file, labels.shape, photo, image.shape[:2])
+        queries = tuple(self.wording.queries(labels.masks, index, self.unseen))
+        return Sample(image, queries, labels.ignore)
+
+    def contents(self, index: int) -> Contents:
+        labels = self.labels(index)
+        areas = {name: int(mask.sum()) for name, mask in labels.masks.items()}
+        height, width = labels.shape or (0, 0)
+        return Contents(height * width, {name: area for name, area in areas.items() if area}, labels.unknown())
+
+    @cached_property
+    def unseen(self) -> frozenset[str]:
+        """Classes without a single pixel in the source; the labels are read until every class has been seen. Those that
+        `absent:` names are never among them."""
+        left = set(self.class_names) - set(self.config.absent)
+        for index in range(len(self)):
+            if not left:
+                break
+            with suppress(DataError):  # named where the image itself is read
+                left -= set(self.contents(index).areas)
+        return frozenset(left)
 
     @property
     def class_names(self) -> list[str]:

@@ -1,26 +1,23 @@
 """Photos with one label file each: class numbers, class colours, or black and white."""
 
 import re
+from abc import abstractmethod
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from train.data.base import DataError, Sample
+from train.data.base import DataError
 from train.data.config import BinaryConfig, ColourConfig, IndexConfig, PairedConfig
 from train.data.labelled import (
     LabelledSource,
+    Labels,
     Wording,
-    check_size,
     file_digest,
     read_image,
     read_mask,
     read_matlab,
-    read_photo,
     settings_digest,
 )
-
-Labels = tuple[dict[str, np.ndarray], np.ndarray | None]
-"""Class masks and unlabelled pixels, bool [H,W] each; None when every pixel is labelled."""
 
 
 def pair_files(config: PairedConfig) -> list[tuple[Path, Path]]:
@@ -85,27 +82,24 @@ class PairedSource(LabelledSource):
         """Class names of the configuration."""
         return list(self.config.classes)
 
-    def labels(self, path: Path) -> Labels:
-        """Class masks of a label file."""
-        raise NotImplementedError
+    @abstractmethod
+    def decode(self, path: Path) -> Labels:
+        """The labels of a label file."""
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def identity(self, index: int) -> str:
-        c = self.config
-        read = [getattr(c, "classes", None), getattr(c, "ignore", None), index]
-        read += [c.variable] if getattr(c, "variable", None) else []
-        settings = settings_digest(self.wording.settings(), *read)
-        return f"{c.type}/{file_digest(*self.pairs[index])}/{settings}"
+    def photo(self, index: int) -> Path:
+        return self.pairs[index][0]
 
-    def sample(self, index: int) -> Sample:
-        image_file, label_file = self.pairs[index]
-        masks, ignore = self.labels(label_file)
-        outline = next(iter(masks.values()))
-        image = read_photo(image_file, outline.shape)
-        check_size(outline, label_file, image, image_file)
-        return Sample(image, tuple(self.wording.queries(masks, index)), ignore)
+    def labels(self, index: int) -> Labels:
+        return self.decode(self.pairs[index][1])
+
+    def content(self, index: int) -> str:
+        c = self.config
+        read = [getattr(c, "classes", None), getattr(c, "ignore", None)]
+        read += [c.variable] if getattr(c, "variable", None) else []
+        return f"{c.type}/{file_digest(*self.pairs[index])}/{settings_digest(*read)}"
 
 
 class IndexSource(PairedSource):
@@ -113,12 +107,13 @@ class IndexSource(PairedSource):
 
     config: IndexConfig
 
-    def labels(self, path: Path) -> Labels:
+    def decode(self, path: Path) -> Labels:
         numbers = read_matlab(path, self.config.variable) if path.suffix == ".mat" else read_image(path, None)
         if numbers.ndim != 2:
             raise DataError(f"{path} has {numbers.shape[-1]} channels; expected one channel of class numbers (type: colour?).")
         masks = {name: np.isin(numbers, wanted) for name, wanted in self.config.classes.items()}
-        return masks, np.isin(numbers, self.config.ignore) if self.config.ignore else None
+        ignore = np.isin(numbers, self.config.ignore) if self.config.ignore else None
+        return Labels(masks, ignore, path, numbers.shape)
 
 
 class ColourSource(PairedSource):
@@ -126,11 +121,11 @@ class ColourSource(PairedSource):
 
     config: ColourConfig
 
-    def labels(self, path: Path) -> Labels:
+    def decode(self, path: Path) -> Labels:
         codes = _codes(read_image(path, "RGB"))
         masks = {name: codes == _codes(np.array(colour)) for name, colour in self.config.classes.items()}
         ignored = [_codes(np.array(colour)) for colour in self.config.ignore]
-        return masks, np.isin(codes, ignored) if ignored else None
+        return Labels(masks, np.isin(codes, ignored) if ignored else None, path, codes.shape)
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
@@ -146,5 +141,6 @@ class BinarySource(PairedSource):
     def names(self) -> list[str]:
         return [self.config.name]
 
-    def labels(self, path: Path) -> Labels:
-        return {self.config.name: read_mask(path) >= 128}, None
+    def decode(self, path: Path) -> Labels:
+        mask = read_mask(path)
+        return Labels({self.config.name: mask >= 128}, None, path, mask.shape)
