@@ -5,13 +5,12 @@ Everything is tested by feature, never by version number, so that the same code 
 
 from __future__ import annotations
 
-import glob
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.clip_model
 import comfy.latent_formats
@@ -33,24 +32,28 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from PIL import Image
 from torch import Tensor
 
+from .core import label_maps
 from .core.checkpoint import END_TOKEN, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint, pad_token
 from .core.ddim import ddim_sample
 from .core.diffusers_folder import read_json
-from .core.draw import palette_png, thumbnail
+from .core.draw import thumbnail
 from .core.engine import Progress
 from .core.foreign import describe_not_safetensors
 from .core.latent_space import SCALING_FACTOR
 from .core.ldm_names import translate, vae_modules
+from .core.lora_fit import does_not_fit, half_pairs, wrong_shapes
 from .core.lora_names import layers_of, to_kohya
-from .core.palettes import palette
 from .core.preview import SIZE as PREVIEW_SIZE
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
-from .core.unet_layout import HOST_GROUPS, UnsupportedUNet, head_counts, host_layout
+from .core.unet_layout import UnsupportedUNet, head_counts, host_layout
+from .core.vae_layout import vae_layout
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
 
 FOLDER = "digseg"
 DEFAULT_RESOLUTION = 512
-MOST_IDS = 255
-"""Classes besides the background in an image of 8 bits."""
 STOCK_SIGMA_MAX = 4519.0
 """Sigma at a zero-terminal-SNR end for the host's own samplers, its own constant: 1e6 would break Euler in fp32."""
 CPU_CHUNK, GPU_CHUNK = 1, 32
@@ -171,7 +174,7 @@ class DiGSegModel(comfy.model_base.BaseModel):
         return super().concat_cond(**{k: v for k, v in kwargs.items() if k not in ("denoise_mask", "concat_mask")})
 
 
-def load_model(checkpoint: Checkpoint, weight_dtype: str = "default"):
+def load_model(checkpoint: Checkpoint, weight_dtype: str = "default") -> ModelPatcher:
     """The checkpoint's U-Net as a ComfyUI MODEL. weight_dtype: a key of WEIGHT_DTYPES."""
     config = checkpoint.config
     try:
@@ -224,7 +227,7 @@ def _choose_dtype(host_config: _HostConfig, weights: dict[str, Tensor], wanted: 
     host_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, supported))
 
 
-def _load_weights(model: DiGSegModel, patcher, weights: dict[str, Tensor], name: str) -> None:
+def _load_weights(model: DiGSegModel, patcher: ModelPatcher, weights: dict[str, Tensor], name: str) -> None:
     expected = model.diffusion_model.state_dict()
     missing = sorted(set(expected) - set(weights))
     if missing:
@@ -261,7 +264,7 @@ def _set_heads(unet: UNetModel, layout: dict, heads: list[int]) -> None:
             block.n_heads, block.d_head = per_block[name], width // per_block[name]
 
 
-def config_of(model) -> CheckpointConfig:
+def config_of(model: ModelPatcher) -> CheckpointConfig:
     """The checkpoint config of a MODEL made by a DiGSeg loader; a clear error for any other MODEL."""
     config = getattr(model.model, "digseg_config", None)
     if config is None or config.unet["in_channels"] != 8:
@@ -295,7 +298,7 @@ def lora_fingerprint(name: str) -> float | str:
         return str(error)
 
 
-def apply_lora(model, path: Path, strength: float = 1.0):
+def apply_lora(model: ModelPatcher, path: Path, strength: float = 1.0) -> ModelPatcher:
     """A copy of the MODEL with a LoRA on its U-Net, every tensor of it, or CheckpointError naming those that do not fit.
 
     The file may be kohya's, peft's, diffusers' or of the old attention processors. strength: 1 as trained, 0 none.
@@ -305,17 +308,17 @@ def apply_lora(model, path: Path, strength: float = 1.0):
     weights = model.model.state_dict()
     unmapped = sorted(key for layer, keys in layers_of(lora).items() if layer not in targets for key in keys)
     if unmapped:
-        raise CheckpointError(_does_not_fit(path, unmapped, len(lora), "find no layer in this U-Net"))
-    halves = sorted(_half_pairs(lora))
+        raise CheckpointError(does_not_fit(path, unmapped, len(lora), "find no layer in this U-Net"))
+    halves = sorted(half_pairs(lora))
     if halves:
-        raise CheckpointError(_does_not_fit(path, halves, len(layers_of(lora)), "are half a pair of matrices"))
-    wrong = [f"{layer} ({found} instead of {expected})" for layer, found, expected in _wrong_shapes(lora, targets, weights)]
+        raise CheckpointError(does_not_fit(path, halves, len(layers_of(lora)), "are half a pair of matrices"))
+    wrong = [f"{layer} ({found} instead of {expected})" for layer, found, expected in wrong_shapes(lora, targets, weights)]
     if wrong:
-        raise CheckpointError(_does_not_fit(path, wrong, len(layers_of(lora)), "have another shape"))
+        raise CheckpointError(does_not_fit(path, wrong, len(layers_of(lora)), "have another shape"))
     patches = comfy.lora.load_lora(lora, targets)
     lacking = sorted(layer for layer in layers_of(lora) if targets[layer] not in patches)
     if lacking:
-        raise CheckpointError(_does_not_fit(path, lacking, len(layers_of(lora)), "have nothing to add"))
+        raise CheckpointError(does_not_fit(path, lacking, len(layers_of(lora)), "have nothing to add"))
     patched = model.clone()
     patched.add_patches(patches, strength)
     return patched
@@ -335,34 +338,7 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path.name} is no LoRA for a DiGSeg model: {error}") from error
 
 
-def _half_pairs(lora: dict[str, Tensor]):
-    """Layers with only one of the two matrices of a LoRA."""
-    for layer, keys in layers_of(lora).items():
-        if (f"{layer}.lora_down.weight" in keys) != (f"{layer}.lora_up.weight" in keys):
-            yield layer
-
-
-def _wrong_shapes(lora: dict[str, Tensor], targets: dict, weights: dict[str, Tensor]):
-    """(layer, shape in the LoRA, shape in the U-Net) where a low-rank pair multiplies to another shape."""
-    for layer in layers_of(lora):
-        down, up = lora.get(f"{layer}.lora_down.weight"), lora.get(f"{layer}.lora_up.weight")
-        weight = weights.get(targets[layer])
-        if down is None or up is None or weight is None or f"{layer}.lora_mid.weight" in lora:
-            continue
-        found, expected = (up.shape[0], down.shape[1]), tuple(weight.shape[:2])
-        if found != expected:
-            yield layer, found, expected
-
-
-def _does_not_fit(path: Path, names: list[str], total: int, what: str) -> str:
-    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return (
-        f"{path.name} does not fit this model: {len(names)} of {total} {what}: {listed}. Use a LoRA trained on this "
-        "checkpoint's U-Net (the same Stable Diffusion family); text encoder layers cannot be applied to a MODEL."
-    )
-
-
-def load_clip(checkpoint: Checkpoint):
+def load_clip(checkpoint: Checkpoint) -> CLIP:
     """The checkpoint's CLIP text encoder as a ComfyUI CLIP; textual-inversion files are not looked up."""
     config = checkpoint.config.text_encoder
     if config is None:
@@ -445,13 +421,13 @@ def _clip_target(config: dict):
     return comfy.supported_models_base.ClipTarget(Tokenizer, Model)
 
 
-def load_vae(checkpoint: Checkpoint):
+def load_vae(checkpoint: Checkpoint) -> VAE:
     """The checkpoint's VAE as a ComfyUI VAE, in fp16 or fp32 (bf16 only by the host's flag: it flips pixels)."""
     config = checkpoint.config.vae
     if config is None:
         raise CheckpointError(_lacks(checkpoint, "VAE"))
     dtype = mm.vae_dtype(mm.vae_device(), [torch.float16, torch.float32])
-    layout = _vae_layout(config, checkpoint.path.name)
+    layout = vae_layout(config, checkpoint.path.name)
     weights, modules = checkpoint.state_dict("vae", _read), vae_modules(config)
     names = {translate(k, modules) or k for k in weights}
     vae = comfy.sd.VAE(sd=weights, config=layout, dtype=dtype)
@@ -459,37 +435,6 @@ def load_vae(checkpoint: Checkpoint):
     _check_names(names, set() if network is None else set(network.state_dict()), checkpoint, "VAE")
     vae.digseg_config = checkpoint.config
     return vae
-
-
-def _vae_layout(config: dict, name: str) -> dict | None:
-    """The host's VAE config; None means the ordinary Stable Diffusion VAE, which the host knows."""
-    channels = list(config["block_out_channels"])
-    if config.get("norm_num_groups", HOST_GROUPS) != HOST_GROUPS or len(channels) != 4:
-        raise CheckpointError(
-            f"{name} has a VAE with {config.get('norm_num_groups')} norm groups and {len(channels)} "
-            f"levels; ComfyUI's has {HOST_GROUPS} and 4."
-        )
-    if abs(config.get("scaling_factor", SCALING_FACTOR) - SCALING_FACTOR) > 1e-6:
-        raise CheckpointError(
-            f"{name} has a VAE with scaling factor {config['scaling_factor']}; Stable Diffusion 1.x "
-            f"and 2.x have {SCALING_FACTOR}, the only one supported."
-        )
-    layers = config.get("layers_per_block", 2)
-    if channels == [128, 256, 512, 512] and layers == 2:
-        return None
-    ddconfig = {
-        "double_z": True,
-        "z_channels": config["latent_channels"],
-        "resolution": 256,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": channels[0],
-        "ch_mult": [c // channels[0] for c in channels],
-        "num_res_blocks": layers,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
-    return {"params": {"ddconfig": ddconfig, "embed_dim": config["latent_channels"]}}
 
 
 def _lacks(checkpoint: Checkpoint, part: str) -> str:
@@ -500,7 +445,7 @@ def _lacks(checkpoint: Checkpoint, part: str) -> str:
     )
 
 
-def encode_text(clip, text: str) -> Tensor:
+def encode_text(clip: CLIP | None, text: str) -> Tensor:
     """c of one wording, taken literally (no weights in brackets): [1,77,D] float32. Longer texts are cut."""
     if clip is None:
         raise ValueError(f"There is no CLIP: the loader it comes from found none in its file. {_OTHER_PARTS}")
@@ -509,7 +454,7 @@ def encode_text(clip, text: str) -> Tensor:
     return clip.encode_from_tokens(tokens)[:, :77].float()
 
 
-def check_vae(vae) -> None:
+def check_vae(vae: VAE | None) -> None:
     """Raises ValueError unless this is a VAE of Stable Diffusion's kind, with latents of four channels."""
     if getattr(vae, "first_stage_model", None) is None:
         raise ValueError(f"There is no VAE: the loader it comes from found none in its file. {_OTHER_PARTS}")
@@ -520,12 +465,12 @@ def check_vae(vae) -> None:
         )
 
 
-def encode_image(vae, pixels: Tensor) -> Tensor:
+def encode_image(vae: VAE, pixels: Tensor) -> Tensor:
     """E(x) before scaling: pixels [B,3,H,W] in [0,1], sides multiples of 8 → latents [B,4,H/8,W/8] float32."""
     return _finite(vae.encode(pixels.movedim(1, -1)).float(), "image latent", "VAE")
 
 
-def decode(vae, latents: Tensor) -> Tensor:
+def decode(vae: VAE, latents: Tensor) -> Tensor:
     """D(z) unclamped: unscaled latents [N,4,h,w] → pixels [N,3,8h,8w] in about [-1,1], float32 on the CPU.
 
     Halves the batch when memory runs out, and tiles when even one item does not fit.
@@ -569,7 +514,7 @@ def _finite(tensor: Tensor, what: str, part: str) -> Tensor:
     return tensor
 
 
-def chunk_size(model, latent_size: tuple[int, int]) -> int:
+def chunk_size(model: ModelPatcher, latent_size: tuple[int, int]) -> int:
     """How many items [1,4,h,w] one U-Net call may take in the memory that is free now."""
     if mm.is_device_cpu(model.load_device):
         return CPU_CHUNK
@@ -578,7 +523,7 @@ def chunk_size(model, latent_size: tuple[int, int]) -> int:
     return int(max(1, min(GPU_CHUNK, 0.7 * max(0, free - model.model_size()) // each)))
 
 
-def decode_chunk_size(vae, latent_size: tuple[int, int]) -> int:
+def decode_chunk_size(vae: VAE, latent_size: tuple[int, int]) -> int:
     """How many mask latents [1,4,h,w] one VAE decode may take in the memory that is free now."""
     if mm.is_device_cpu(vae.device):
         return CPU_CHUNK
@@ -602,32 +547,15 @@ def stock_sigmas(schedule: DDIMSchedule) -> Tensor:
 
 
 def save_label_maps(ids: Tensor, names: tuple[str, ...], prefix: str) -> list[Path]:
-    """Write class ids [B,H,W] as palette PNGs and classes.txt under the host's output folder; returns the PNGs' paths.
-
-    A list of other classes under the same prefix stays: the new one has the number of the first PNG it is for in its name.
-    """
-    if len(names) > MOST_IDS:
-        raise ValueError(f"There are {len(names)} classes; a palette PNG holds up to {MOST_IDS}. Split the class list.")
+    """Write class ids [B,H,W] as palette PNGs and classes.txt under the host's output folder; returns the PNGs' paths."""
+    label_maps.check_count(names)
     height, width = ids.shape[1:]
     folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), width, height)
-    colours = torch.cat([torch.zeros(1, 3, dtype=torch.uint8), palette(len(names))])
-    paths = [Path(folder) / f"{stem}_{counter + i:05}_.png" for i in range(len(ids))]
-    for path, frame in zip(paths, ids, strict=True):
-        palette_png(frame, colours, path)
-    _write_names(Path(folder), stem, counter, "\n".join(["background", *names]) + "\n")
-    return paths
-
-
-def _write_names(folder: Path, stem: str, counter: int, lines: str) -> None:
-    lists = [folder / f"{stem}_classes.txt", *sorted(folder.glob(f"{glob.escape(stem)}_?????_classes.txt"))]
-    if not lists[0].is_file():
-        lists[0].write_text(lines, "utf-8")
-    elif lists[-1].read_text("utf-8") != lines:
-        (folder / f"{stem}_{counter:05}_classes.txt").write_text(lines, "utf-8")
+    return label_maps.save_label_maps(ids, names, Path(folder), stem, counter)
 
 
 def sample(
-    model,
+    model: ModelPatcher,
     text: Tensor,
     image_latents: Tensor,
     noise: Tensor,
@@ -682,10 +610,10 @@ class HostEngine:
     resolution_from: a MODEL or None that is asked for the resolution alone.
     """
 
-    model: Any = None
-    clip: Any = None
-    vae: Any = None
-    resolution_from: Any = None
+    model: ModelPatcher | None = None
+    clip: CLIP | None = None
+    vae: VAE | None = None
+    resolution_from: ModelPatcher | None = None
 
     @property
     def config(self) -> CheckpointConfig:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from . import metrics
 from .masks import Masks, harden, overlay
 from .palettes import palette
 
@@ -39,7 +40,7 @@ def font(size: int, text: str = "") -> ImageFont.ImageFont | ImageFont.FreeTypeF
 
 def draw_overlay(found: Masks, threshold: float = 0.0) -> Tensor:
     """The photo with every hard mask in its own colour: IMAGE [B,H,W,3] in [0,1]. threshold 0: the checkpoint's."""
-    hard = (harden(soft, threshold or found.threshold) for soft in found.soft.unbind(1))
+    hard = (harden(soft, found.threshold_or(threshold)) for soft in found.soft.unbind(1))
     return overlay(found.image, hard, palette(len(found.names)).float() / 255)
 
 
@@ -146,6 +147,16 @@ def line_plot(
         draw.ellipse((bx - 6, by - 6, bx + 6, by + 6), colour, INK)
     _curve_labels(draw, curves, colours, box)
     return picture
+
+
+def sweep_plot(soft: Tensor, truth: Tensor, threshold: float) -> Tensor:
+    """IoU and Dice of soft masks [B,H,W] cut at 0, 0.02 ... 1, as an IMAGE [1,480,720,3]."""
+    taus = [i / 50 for i in range(51)]
+    curves = [
+        (label, taus, [float(f(harden(soft, t), truth).mean()) for t in taus])
+        for label, f in (("IoU", metrics.iou), ("Dice", metrics.dice))
+    ]
+    return to_tensor(line_plot(curves, "threshold", "score", mark=threshold))[None]
 
 
 def _axes(draw: ImageDraw.ImageDraw, at, box, x_label: str, y_label: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -73,3 +74,10 @@ class MaskSource:
     threshold: float = 0.5
     mask_target: str = "binary"
     members: Tensor | None = None
+
+
+class MaskLatent(TypedDict):
+    """A LATENT of masks. samples: [F*K,4,h,w] unscaled, frame by frame, within a frame prompt by prompt."""
+
+    samples: Tensor
+    digseg: MaskSource

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import ddim, geometry, masks, schedule, tiles
 from .checkpoint import CheckpointConfig
-from .encoded import EncodedImage, EncodedPrompts, MaskSource
+from .encoded import EncodedImage, EncodedPrompts, MaskLatent, MaskSource
 from .engine import Engine, Progress
 from .overlay_target import masks_from_pixels
 from .preview import MaskPreview
@@ -190,10 +190,10 @@ def sample_masks(
     image: EncodedImage,
     settings: SamplerSettings,
     progress: Progress | None = None,
-) -> dict:
-    """Mask latents for every frame and prompt, in chunks that fit the free memory: a LATENT dict.
+) -> MaskLatent:
+    """Mask latents for every frame and prompt, in chunks that fit the free memory.
 
-    `samples` [F*K,4,h,w] unscaled, frame by frame, within a frame prompt by prompt. The latents of a prompt's wordings and
+    The latents of a prompt's wordings and
     of the ensemble's noises are averaged (3.7). Noise depends on seed and member alone, so a mask never depends on what
     else was asked for.
     """
@@ -235,7 +235,7 @@ def _jobs(prompts: EncodedPrompts, frames: int, members: int) -> list[_Job]:
     ]
 
 
-def empty_mask(image: EncodedImage, name: str, config: CheckpointConfig | None = None) -> dict:
+def empty_mask(image: EncodedImage, name: str, config: CheckpointConfig | None = None) -> MaskLatent:
     """A LATENT for a stock sampler to fill with one mask a frame: zeros [F,4,h,w]. config: read for how it draws masks.
 
     White space in the name counts as in DiGSeg Text Prompts: ValueError for nothing but that.
@@ -296,7 +296,7 @@ def _sample_chunk(run: _Run, chunk: list[_Job]) -> Tensor:
     return torch.cat([_sample_chunk(run, part) for part in (chunk[:half], chunk[half:])])
 
 
-def decode_masks(engine: Engine, latent: dict, uncertainty: bool = False, progress: Progress | None = None) -> masks.Masks:
+def decode_masks(engine: Engine, latent: MaskLatent, uncertainty: bool = False, progress: Progress | None = None) -> masks.Masks:
     """A LATENT of masks to soft masks on the photo's own pixels (3.7), one VAE decode per mask and view; views are averaged.
 
     uncertainty: decode every ensemble member too, and keep the per-pixel standard deviation of the masks of all members
@@ -312,7 +312,7 @@ def decode_masks(engine: Engine, latent: dict, uncertainty: bool = False, progre
     return masks.Masks(mean, source.names, source.image.image, source.threshold, spread)
 
 
-def _source_of(latent: dict) -> MaskSource:
+def _source_of(latent: MaskLatent) -> MaskSource:
     """Whose masks a LATENT holds; ValueError when it does not say so, or was changed on the way."""
     source = latent.get("digseg")
     if not isinstance(source, MaskSource):

@@ -30,6 +30,17 @@ class Masks:
         spread = None if self.spread is None else self.spread[:, indices]
         return replace(self, soft=self.soft[:, indices], names=tuple(self.names[i] for i in indices), spread=spread)
 
+    def threshold_or(self, threshold: float) -> float:
+        """A node's threshold in (0,1], or the checkpoint's own for 0."""
+        return threshold or self.threshold
+
+    def index_of(self, name: str) -> int:
+        """Position of a mask by its name, white space ignored; an unknown name raises with the names there are."""
+        wanted = " ".join(name.split())
+        if wanted not in self.names:
+            raise ValueError(f"There is no mask named {wanted!r}. The masks here are: {', '.join(map(repr, self.names))}.")
+        return self.names.index(wanted)
+
 
 def soft_mask(decoded: Tensor) -> Tensor:
     """Mean over the three channels of D(z_s), mapped from [-1,1] to [0,1] and clamped (3.7): [N,3,H,W] → [N,H,W]."""
@@ -44,6 +55,60 @@ def harden(soft: Tensor, threshold: float = 0.5) -> Tensor:
 def union(soft: Tensor) -> Tensor:
     """One mask for all prompts: per-pixel maximum over K. [B,K,H,W] → [B,H,W]; zeros for K = 0."""
     return soft.amax(1) if soft.shape[1] else soft.new_zeros(soft.shape[0], *soft.shape[2:])
+
+
+def pick(found: Masks, names: str, mode: str, threshold: float) -> Tensor:
+    """The union of the named masks (one name a line, all for an empty text), mode "soft" or "hard": [B,H,W].
+
+    threshold: 0 for the checkpoint's. ValueError for an unknown name.
+    """
+    wanted = [found.index_of(name) for name in names.splitlines() if name.strip()]
+    soft = union((found.select(wanted) if wanted else found).soft)
+    return soft if mode == "soft" else harden(soft, found.threshold_or(threshold))
+
+
+EMPTY_SIDE = 64
+"""Side in pixels of the mask that ComfyUI's Load Image gives for a photo without transparency."""
+
+
+def as_frames(mask: Tensor, name: str) -> Tensor:
+    """A MASK as nodes pass it, [H,W], [B,H,W] or [B,1,H,W], as [B,H,W]; ValueError naming it when it is none or empty."""
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"{name} is a {type(mask).__name__}; a MASK [frames, height, width] is expected.")
+    shape = tuple(mask.shape)
+    if mask.ndim == 4 and shape[1] == 1:
+        mask = mask[:, 0]  # [B,1,H,W] → [B,H,W]
+    elif mask.ndim == 2:
+        mask = mask[None]  # [H,W] → [1,H,W]
+    if mask.ndim != 3:
+        raise ValueError(f"{name} has the shape {shape}; a MASK is [frames, height, width].")
+    if not mask.numel():
+        raise ValueError(f"{name} holds no mask at all, its shape is {shape}: the node it comes from found nothing.")
+    return mask
+
+
+def same_size(first: Tensor, second: Tensor, names: tuple[str, str] = ("prediction", "truth")) -> tuple[Tensor, Tensor]:
+    """Two MASKs (see `as_frames`) as [B,H,W] of one size, a single frame repeated; a mismatch raises with both shapes."""
+    first, second = (as_frames(mask, name) for mask, name in zip((first, second), names, strict=True))
+    if first.shape[1:] != second.shape[1:]:
+        found = " and ".join(f"{name} is {m.shape[1]} x {m.shape[2]}" for m, name in zip((first, second), names, strict=True))
+        raise ValueError(f"The masks differ in size: {found} (height x width).{_why_so_small(first, second, names)}")
+    if 1 < len(first) != len(second) > 1:
+        raise ValueError(
+            f"{names[0]} has {len(first)} frames and {names[1]} {len(second)}; give both as many, or one of them a single frame."
+        )
+    frames = max(len(first), len(second))
+    return first.expand(frames, -1, -1), second.expand(frames, -1, -1)
+
+
+def _why_so_small(first: Tensor, second: Tensor, names: tuple[str, str]) -> str:
+    for mask, name in zip((first, second), names, strict=True):
+        if mask.shape[1:] == (EMPTY_SIDE, EMPTY_SIDE) and not mask.any():
+            return (
+                f" {name} looks like the MASK of Load Image for a photo without transparency: {EMPTY_SIDE} x {EMPTY_SIDE} "
+                "zeros. Load a mask with Load Image (as Mask)."
+            )
+    return " Compare masks of the same image, or resize one of them."
 
 
 def semantic_map(soft: Tensor, thresholds: Tensor) -> Tensor:

@@ -1,9 +1,16 @@
 """A LoRA on a DiGSeg model: every tensor of the file, or an error that names what does not fit."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io
 
 from .. import host
 from .types import CATEGORY
+
+if TYPE_CHECKING:
+    from ..host import ModelPatcher
 
 
 class DiGSegLoraLoader(io.ComfyNode):
@@ -38,6 +45,6 @@ class DiGSegLoraLoader(io.ComfyNode):
         return (host.lora_fingerprint(lora), strength)
 
     @classmethod
-    def execute(cls, model, lora, strength) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, lora: str, strength: float) -> io.NodeOutput:
         host.config_of(model)
         return io.NodeOutput(host.apply_lora(model, host.lora_path(lora), strength))

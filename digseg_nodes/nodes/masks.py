@@ -1,10 +1,17 @@
 """Nodes that take DIGSEG_MASKS apart."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io, ui
 
 from ..core import masks as mask_ops
 from . import types
 from .types import CATEGORY
+
+if TYPE_CHECKING:
+    from ..core.masks import Masks
 
 
 class DiGSegPickMask(io.ComfyNode):
@@ -45,17 +52,9 @@ class DiGSegPickMask(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, masks, names, mode, threshold, invert) -> io.NodeOutput:
-        mask = pick(masks, names, mode, threshold)
-        hard = mask if mode == "hard" else mask_ops.harden(mask, threshold or masks.threshold)
+    def execute(cls, masks: Masks, names: str, mode: str, threshold: float, invert: bool) -> io.NodeOutput:
+        mask = mask_ops.pick(masks, names, mode, threshold)
+        hard = mask if mode == "hard" else mask_ops.harden(mask, masks.threshold_or(threshold))
         if invert:
             mask, hard = 1.0 - mask, 1.0 - hard
         return io.NodeOutput(mask, float(hard.mean()), ui=ui.PreviewMask(mask, cls=cls))
-
-
-def pick(found: mask_ops.Masks, names: str, mode: str, threshold: float):
-    """The union of the named masks (all for an empty text), soft or hard: [B,H,W]. ValueError for an unknown name."""
-    wanted = [types.index_of(found, n) for n in names.splitlines() if n.strip()]
-    chosen = found.select(wanted) if wanted else found
-    soft = mask_ops.union(chosen.soft)
-    return soft if mode == "soft" else mask_ops.harden(soft, threshold or found.threshold)

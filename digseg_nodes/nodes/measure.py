@@ -1,15 +1,23 @@
 """Nodes that measure and show masks: semantic map, uncertainty, comparison."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from comfy_api.latest import io, ui
 
 from .. import host
-from ..core import draw, metrics
+from ..core import draw, label_maps, metrics
 from ..core import masks as mask_ops
-from ..core.palettes import palette
 from ..core.prompts import parse_thresholds
 from . import types
 from .types import CATEGORY
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..core.masks import Masks
 
 
 class DiGSegSemanticMap(io.ComfyNode):
@@ -57,35 +65,17 @@ class DiGSegSemanticMap(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, masks, threshold, class_thresholds, opacity, legend, save_prefix) -> io.NodeOutput:
-        limits = parse_thresholds(class_thresholds, masks.names, threshold or masks.threshold)
+    def execute(
+        cls, masks: Masks, threshold: float, class_thresholds: str, opacity: float, legend: bool, save_prefix: str
+    ) -> io.NodeOutput:
+        limits = parse_thresholds(class_thresholds, masks.names, masks.threshold_or(threshold))
         ids = mask_ops.semantic_map(masks.soft, torch.tensor(limits))
         shares = [float((ids == k + 1).float().mean()) for k in range(len(masks.names))]
-        picture = draw_map(masks, ids, shares, opacity, legend)
+        picture = label_maps.draw_map(masks, ids, shares, opacity, legend)
         if save_prefix:
             host.save_label_maps(ids, masks.names, save_prefix)
         lines = [f"{k + 1}\t{name}\t{100 * share:.2f} %" for k, (name, share) in enumerate(zip(masks.names, shares, strict=True))]
-        return io.NodeOutput(picture, grey_ids(ids), "\n".join(lines), ui=ui.PreviewImage(picture, cls=cls))
-
-
-def draw_map(found: mask_ops.Masks, ids: torch.Tensor, shares: list[float], opacity: float, legend: bool) -> torch.Tensor:
-    """The photo [B,H,W,3] coloured by class ids [B,H,W], with a legend of the classes that were found beside it."""
-    colours = palette(len(found.names))
-    hard = ((ids == k + 1).float() for k in range(len(found.names)))  # [B,H,W] each
-    image = mask_ops.overlay(found.image, hard, colours.float() / 255, opacity)
-    if not legend:
-        return image
-    present = sorted((k for k, s in enumerate(shares) if s > 0), key=lambda k: -shares[k])
-    entries = [(found.names[k], tuple(colours[k].tolist()), f"{100 * shares[k]:.1f} %") for k in present]
-    panel = draw.legend(entries or [("nothing found", draw.GRID, "")], image.shape[1])
-    return torch.stack([draw.to_tensor(draw.beside(draw.to_picture(frame), panel)) for frame in image])
-
-
-def grey_ids(ids: torch.Tensor) -> torch.Tensor:
-    """Ids [B,H,W] as an IMAGE whose 8-bit values are the ids, whether a reader rounds or cuts off."""
-    if int(ids.max()) > host.MOST_IDS:
-        raise ValueError(f"There are {int(ids.max())} classes; an id image holds up to {host.MOST_IDS}. Split the class list.")
-    return ((ids.float() + 0.25) / 255).clamp(max=1.0).unsqueeze(-1).expand(-1, -1, -1, 3)
+        return io.NodeOutput(picture, label_maps.grey_ids(ids), "\n".join(lines), ui=ui.PreviewImage(picture, cls=cls))
 
 
 class DiGSegUncertainty(io.ComfyNode):
@@ -126,8 +116,8 @@ class DiGSegUncertainty(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, masks, name, opacity) -> io.NodeOutput:
-        chosen = masks.select([types.index_of(masks, name)]) if name.strip() else masks
+    def execute(cls, masks: Masks, name: str, opacity: float) -> io.NodeOutput:
+        chosen = masks.select([masks.index_of(name)]) if name.strip() else masks
         spread = chosen.spread if chosen.spread is not None else (chosen.soft * (1 - chosen.soft)).sqrt()
         unsure = (2 * mask_ops.union(spread)).clamp(0, 1)
         grey = chosen.image.mean(-1, keepdim=True) * 0.8
@@ -177,20 +167,10 @@ class DiGSegCompareMasks(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, prediction, truth, threshold, tolerance) -> io.NodeOutput:
-        prediction, truth = types.same_size(prediction, truth)
+    def execute(cls, prediction: Tensor, truth: Tensor, threshold: float, tolerance: int) -> io.NodeOutput:
+        prediction, truth = mask_ops.same_size(prediction, truth)
         hard, true = mask_ops.harden(prediction, threshold), mask_ops.harden(truth, 0.5)
         scores = [float(f(hard, true).mean()) for f in (metrics.iou, metrics.dice, metrics.precision, metrics.recall)]
         scores.append(float(metrics.boundary_f(hard, true, tolerance).mean()))
-        picture, sweep = draw.difference(hard, true), sweep_plot(prediction, true, threshold)
+        picture, sweep = draw.difference(hard, true), draw.sweep_plot(prediction, true, threshold)
         return io.NodeOutput(*scores, picture, sweep, ui=ui.PreviewImage(picture, cls=cls))
-
-
-def sweep_plot(soft: torch.Tensor, truth: torch.Tensor, threshold: float) -> torch.Tensor:
-    """IoU and Dice of soft masks [B,H,W] cut at 0, 0.02 ... 1, as an IMAGE [1,480,720,3]."""
-    taus = [i / 50 for i in range(51)]
-    curves = [
-        (label, taus, [float(f(mask_ops.harden(soft, t), truth).mean()) for t in taus])
-        for label, f in (("IoU", metrics.iou), ("Dice", metrics.dice))
-    ]
-    return draw.to_tensor(draw.line_plot(curves, "threshold", "score", mark=threshold))[None]

@@ -1,5 +1,9 @@
 """Photo and text to masks, all in one node."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io, ui
 
 from .. import host
@@ -8,6 +12,11 @@ from ..core.draw import draw_overlay, to_picture
 from ..core.prompts import parse_prompts
 from . import types
 from .types import CATEGORY
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..host import CLIP, VAE, ModelPatcher
 
 
 class DiGSegSegment(io.ComfyNode):
@@ -46,7 +55,20 @@ class DiGSegSegment(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, vae, image, text, seed, steps, ensemble, threshold, resolution, tile, uncertainty, mirror=False
+        cls,
+        model: ModelPatcher,
+        clip: CLIP,
+        vae: VAE,
+        image: Tensor,
+        text: str,
+        seed: int,
+        steps: int,
+        ensemble: int,
+        threshold: float,
+        resolution: int,
+        tile: int,
+        uncertainty: bool,
+        mirror: bool = False,
     ) -> io.NodeOutput:
         engine, prompts = host.HostEngine(model, clip, vae), parse_prompts(text)
         settings, look = inference.SamplerSettings(seed, steps, ensemble), inference.ImageSettings(resolution, tile, mirror)
@@ -56,5 +78,5 @@ class DiGSegSegment(io.ComfyNode):
         found = inference.segment(engine, image, prompts, settings, look, uncertainty, progress)
         overlay = draw_overlay(found, threshold)
         progress.advance(0, to_picture(overlay[0]))  # a node keeps showing its last preview
-        united = masks.harden(masks.union(found.soft), threshold or found.threshold)
+        united = masks.harden(masks.union(found.soft), found.threshold_or(threshold))
         return io.NodeOutput(found, united, overlay, ui=ui.PreviewImage(overlay, cls=cls))

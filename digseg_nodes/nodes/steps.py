@@ -1,5 +1,9 @@
 """DiGSeg Segment taken apart, so that a change of one input repeats only the work behind it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from comfy_api.latest import io
 
 from .. import host
@@ -7,6 +11,12 @@ from ..core import inference
 from ..core.prompts import PRESETS, parse_prompts, preset_text
 from . import types
 from .types import CATEGORY
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..core.encoded import EncodedImage, EncodedPrompts, MaskLatent
+    from ..host import CLIP, VAE, ModelPatcher
 
 NO_PRESET = "none"
 
@@ -35,7 +45,7 @@ class DiGSegPrompts(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, text, preset) -> io.NodeOutput:
+    def execute(cls, clip: CLIP, text: str, preset: str) -> io.NodeOutput:
         listed = "" if preset == NO_PRESET else preset_text(preset)
         return io.NodeOutput(inference.encode_prompts(host.HostEngine(clip=clip), parse_prompts(f"{text}\n{listed}")))
 
@@ -67,7 +77,9 @@ class DiGSegEncodeImage(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, image, resolution, tile, model=None, mirror=False) -> io.NodeOutput:
+    def execute(
+        cls, vae: VAE, image: Tensor, resolution: int, tile: int, model: ModelPatcher | None = None, mirror: bool = False
+    ) -> io.NodeOutput:
         engine = host.HostEngine(vae=vae, resolution_from=model)
         return io.NodeOutput(inference.encode_image(engine, image, inference.ImageSettings(resolution, tile, mirror)))
 
@@ -105,7 +117,17 @@ class DiGSegSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, prompts, image, seed, steps, ensemble, sigmas=None, sampler=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: ModelPatcher,
+        prompts: EncodedPrompts,
+        image: EncodedImage,
+        seed: int,
+        steps: int,
+        ensemble: int,
+        sigmas: Tensor | None = None,
+        sampler: Any = None,
+    ) -> io.NodeOutput:
         settings = inference.SamplerSettings(seed, steps, ensemble, sigmas, sampler)
         return io.NodeOutput(inference.sample_masks(host.HostEngine(model), prompts, image, settings))
 
@@ -129,5 +151,5 @@ class DiGSegDecodeMasks(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, masks, uncertainty) -> io.NodeOutput:
+    def execute(cls, vae: VAE, masks: MaskLatent, uncertainty: bool) -> io.NodeOutput:
         return io.NodeOutput(inference.decode_masks(host.HostEngine(vae=vae), masks, uncertainty))

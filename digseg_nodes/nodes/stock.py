@@ -1,11 +1,19 @@
 """Bridges to ComfyUI's own samplers and to the demo's text-to-image model."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io
 
 from .. import host
 from ..core import inference
 from . import types
 from .types import CATEGORY
+
+if TYPE_CHECKING:
+    from ..core.encoded import EncodedImage
+    from ..host import ModelPatcher
 
 
 class DiGSegConditioning(io.ComfyNode):
@@ -33,7 +41,7 @@ class DiGSegConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, conditioning, image, name, model=None) -> io.NodeOutput:
+    def execute(cls, conditioning: list, image: EncodedImage, name: str, model: ModelPatcher | None = None) -> io.NodeOutput:
         config = host.config_of(model) if model is not None else None
         return io.NodeOutput(host.attach_image(conditioning, image.latents), inference.empty_mask(image, name, config))
 
@@ -53,7 +61,7 @@ class DiGSegSigmas(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, steps) -> io.NodeOutput:
+    def execute(cls, model: ModelPatcher, steps: int) -> io.NodeOutput:
         return io.NodeOutput(host.stock_sigmas(inference.SamplerSettings(steps=steps).schedule(host.config_of(model))))
 
 
@@ -88,6 +96,6 @@ class DiGSegBaseLoader(io.ComfyNode):
         return host.fingerprint(checkpoint)
 
     @classmethod
-    def execute(cls, checkpoint) -> io.NodeOutput:
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
         opened = host.open_named(checkpoint, in_channels=4)
         return io.NodeOutput(host.load_model(opened), host.load_clip(opened), host.load_vae(opened))

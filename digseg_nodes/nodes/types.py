@@ -136,22 +136,3 @@ def mask_target_input():
         tooltip="How this model draws its masks. auto: as the file says. binary: white on black. overlay: white painted "
         "on the photo, as cocogold does. Only for files without DiGSeg's metadata.",
     )
-
-
-def index_of(masks, name: str) -> int:
-    """Position of a mask by its name, white space ignored; an unknown name raises with the names there are."""
-    wanted = " ".join(name.split())
-    if wanted not in masks.names:
-        raise ValueError(f"There is no mask named {wanted!r}. The masks here are: {', '.join(map(repr, masks.names))}.")
-    return masks.names.index(wanted)
-
-
-def same_size(first, second):
-    """Two MASKs [B,H,W] of one size, a single frame repeated; a mismatch raises with both shapes."""
-    if first.shape[1:] != second.shape[1:] or 1 < len(first) != len(second) > 1:
-        raise ValueError(
-            f"The masks differ in shape: {tuple(first.shape)} and {tuple(second.shape)} (frames, height, "
-            "width). Compare masks of the same image."
-        )
-    frames = max(len(first), len(second))
-    return first.expand(frames, -1, -1), second.expand(frames, -1, -1)

@@ -182,7 +182,7 @@ def test_vae_in_ldm_names_is_the_same_vae(host, networks):
 
     _, vae, _ = networks
     modules = vae_modules(dict(vae.config))
-    layout = host._vae_layout(dict(vae.config), "x")
+    layout = host.vae_layout(dict(vae.config), "x")
     tensors = {
         translate(k, modules): v.reshape(*v.shape, 1, 1) if ".attn" in translate(k, modules) and v.ndim == 2 else v
         for k, v in vae.state_dict().items()

@@ -16,6 +16,7 @@ from digseg_nodes.core.draw import (
     legend,
     line_plot,
     palette_png,
+    sweep_plot,
     thumbnail,
     to_picture,
     to_tensor,
@@ -96,3 +97,12 @@ def test_pictures_and_tensors():
     image = torch.randint(0, 256, (5, 7, 3)).float() / 255
     assert torch.allclose(to_tensor(to_picture(image)), image)
     assert beside(Image.new("RGB", (5, 3)), Image.new("RGB", (4, 9))).size == (9, 9)
+
+
+def test_a_sweep_marks_where_the_best_threshold_is():
+    truth = torch.zeros(1, 8, 8)
+    truth[:, :4] = 1
+    swept = sweep_plot(truth * 0.6, truth, 0.5)
+    assert swept.shape == (1, 480, 720, 3)
+    assert not torch.equal(swept, sweep_plot(truth * 0.3, truth, 0.5)), "the curve falls elsewhere"
+    assert not torch.equal(swept, sweep_plot(truth * 0.6, truth, 0.2)), "the mark stands elsewhere"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from digseg_nodes.core.masks import Masks, harden, outline, overlay, semantic_map, soft_mask, union
+from digseg_nodes.core.masks import Masks, harden, outline, overlay, pick, same_size, semantic_map, soft_mask, union
 
 
 def test_soft_mask_is_the_unclamped_mean_of_the_channels():
@@ -56,3 +56,45 @@ def test_select_keeps_names_and_spread_together():
     chosen = Masks(soft, ("a", "b", "c"), torch.rand(1, 2, 2, 3), spread=soft / 2).select([2, 0])
     assert chosen.names == ("c", "a")
     assert torch.equal(chosen.soft, soft[:, [2, 0]]) and torch.equal(chosen.spread, soft[:, [2, 0]] / 2)
+
+
+def found_masks() -> Masks:
+    soft = torch.zeros(1, 2, 4, 6)
+    soft[0, 0, :2], soft[0, 1, :, :2] = 0.7, 0.3
+    return Masks(soft, ("red circle", "star"), torch.rand(1, 4, 6, 3), threshold=0.2)
+
+
+def test_a_threshold_of_0_is_the_checkpoints():
+    assert found_masks().threshold_or(0.0) == 0.2 and found_masks().threshold_or(0.4) == 0.4
+
+
+def test_pick_unites_the_named_masks_or_all():
+    found = found_masks()
+    assert torch.equal(pick(found, " red   circle \n\n", "soft", 0.0), found.soft[:, 0])
+    assert torch.equal(pick(found, "", "soft", 0.0), found.soft.amax(1))
+    assert pick(found, "star", "hard", 0.0).sum() == 8 and pick(found, "star", "hard", 0.5).sum() == 0
+    with pytest.raises(ValueError, match=r"no mask named 'moon'.*'red circle', 'star'"):
+        pick(found, "moon", "hard", 0.0)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (1, 4, 6), (1, 1, 4, 6)])
+def test_masks_of_every_rank_are_compared_alike(shape):
+    mask = torch.rand(shape)
+    one, other = same_size(mask, torch.zeros(3, 4, 6))
+    assert one.shape == other.shape == (3, 4, 6) and torch.equal(one[2], mask.reshape(4, 6))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (torch.ones(1, 4, 6), torch.ones(1, 6, 4), "prediction is 4 x 6 and truth is 6 x 4.*same image"),
+        (torch.ones(1, 4, 6), torch.zeros(1, 64, 64), "truth looks like the MASK of Load Image for a photo without transp"),
+        (torch.ones(0, 4, 6), torch.ones(1, 4, 6), r"prediction holds no mask at all, its shape is \(0, 4, 6\).*found nothing"),
+        (torch.ones(2, 4, 6), torch.ones(3, 4, 6), "prediction has 2 frames and truth 3"),
+        (torch.ones(2, 4, 6, 3), torch.ones(2, 4, 6), r"prediction has the shape \(2, 4, 6, 3\); a MASK is"),
+        (torch.ones(2, 4, 6), None, "truth is a NoneType"),
+    ],
+)
+def test_masks_that_cannot_be_compared_are_told_why(first, second, words):
+    with pytest.raises(ValueError, match=words):
+        same_size(first, second)
