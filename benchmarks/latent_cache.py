@@ -86,8 +86,8 @@ def measure(config: Path, steps: int) -> dict:
     """Seconds a step after a first one, and the memory that networks and steps took beside the imports."""
     import torch
 
+    from train.learning.forecast import estimate
     from train.learning.loop import Trainer
-    from train.memory import estimate
     from train.networks.tokenizer import clip_tokenizer
     from train.settings.train_config import load_config
 

@@ -51,8 +51,7 @@ def test_the_last_good_state_is_named_and_whole(config_file):
     trainer = Trainer(load_config(config_file, ["steps=5", "checkpoints.every=1"]))
     before = {name: weight.clone() for name, weight in load_file(good).items()}
     loss = trainer.loss
-    trainer.loss = lambda unet, batch: loss(unet, batch) * math.nan
-    trainer._trial = lambda: 0.0
+    trainer.loss = lambda networks, batch: loss(networks, batch) * math.nan
     with pytest.raises(DivergedError, match=f"at step 4: loss nan.*The last good state is .*{good.name}"):
         trainer.run()
     kept = load_file(latest_state(trainer.config.output / "checkpoints"))
@@ -62,12 +61,12 @@ def test_the_last_good_state_is_named_and_whole(config_file):
 
 def test_a_finite_loss_with_gradients_that_are_none_stops_before_the_weights_move(config_file):
     trainer = Trainer(load_config(config_file, ["steps=2"]))
-    weights = [weight.clone() for weight in trainer._parameters()]
-    poisoned = next(iter(trainer._parameters()))
+    weights = [weight.clone() for weight in trainer.trained.parameters()]
+    poisoned = next(iter(trainer.trained.parameters()))
     poisoned.register_hook(lambda gradient: torch.full_like(gradient, math.inf))
     with pytest.raises(DivergedError, match="gradient norm inf"):
         trainer.step(trainer.batches[0])
-    assert all(torch.equal(old, new) for old, new in zip(weights, trainer._parameters(), strict=True))
+    assert all(torch.equal(old, new) for old, new in zip(weights, trainer.trained.parameters(), strict=True))
 
 
 def test_the_log_has_the_gradient_norm(config_file):
@@ -108,10 +107,10 @@ def test_weights_too_large_for_the_exports_precision_are_not_written(config_file
     trainer.run()
     (trainer.config.output / "digseg.safetensors").unlink()
     with torch.no_grad():
-        next(iter(trainer._parameters())).fill_(1e6)
-    trainer.ema = None
+        next(iter(trainer.trained.parameters())).fill_(1e6)
+    trainer.trained.ema = None
     with pytest.raises(DivergedError, match=r"digseg.safetensors was not written: 1 of .*do not fit export.dtype: fp16"):
-        trainer.export(trainer.config.output / "digseg")
+        trainer.checkpointer.export_last(1)
     assert not (trainer.config.output / "digseg.safetensors").exists()
 
 

@@ -82,7 +82,7 @@ def test_export_opens_and_holds_the_averaged_weights(config_file, objective):
     assert checkpoint.config.resolution == 64
     saved = checkpoint.state_dict("unet")
     names = [name for name, _ in trainer.networks.unet.named_parameters()]
-    assert all(torch.equal(saved[name], shadow) for name, shadow in zip(names, trainer.ema.shadow_params, strict=True))
+    assert all(torch.equal(saved[name], shadow) for name, shadow in zip(names, trainer.trained.ema.shadow_params, strict=True))
     trained = dict(trainer.networks.unet.named_parameters())
     assert not torch.equal(saved["conv_in.weight"], trained["conv_in.weight"])
     assert set(checkpoint.components) == {"unet", "vae", "text_encoder"}
@@ -223,9 +223,9 @@ def test_continuing_is_exact_in_every_variant(config_file, tmp_path, variant):
     first.save()
     second = Trainer(load_config(config_file, ["steps=6", f"output={tmp_path / 'b'}", *overrides]))
     second.run()
-    for expected, found in zip(straight._parameters(), second._parameters(), strict=True):
+    for expected, found in zip(straight.trained.parameters(), second.trained.parameters(), strict=True):
         assert torch.equal(expected, found)
-    for expected, found in zip(straight.ema.shadow_params, second.ema.shadow_params, strict=True):
+    for expected, found in zip(straight.trained.ema.shadow_params, second.trained.ema.shadow_params, strict=True):
         assert torch.equal(expected, found)
 
 
@@ -239,7 +239,7 @@ def test_a_lora_file_merged_into_its_base_equals_the_trained_model(config_file, 
     merged, plain = load_networks(base).unet.eval(), load_networks(base).unet.eval()
     merge_lora(merged, file)
     inputs = (torch.randn(1, 8, 8, 8), 999, torch.randn(1, 77, 16))
-    with trainer.averaged_weights(), torch.no_grad():
+    with trainer.trained.averaged(), torch.no_grad():
         expected = trainer.networks.unet.eval()(*inputs).sample
         assert torch.allclose(merged(*inputs).sample, expected, atol=1e-5)
         assert not torch.allclose(plain(*inputs).sample, expected, atol=1e-4)
@@ -265,7 +265,7 @@ def test_steps_are_not_lost_when_the_validation_fails(config_file, monkeypatch):
         raise RuntimeError("out of memory")
 
     trainer = Trainer(load_config(config_file, ["steps=8", "validation.every=5", "checkpoints.every=100"]))
-    monkeypatch.setattr("train.learning.loop.predict", out_of_memory)
+    monkeypatch.setattr("train.learning.validator.predict", out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.run()
     assert latest_state(trainer.config.output / "checkpoints").name.startswith("step-00000005")

@@ -67,9 +67,8 @@ def test_a_sample_does_not_depend_on_the_number_of_processes(config_file):
 def test_worker_processes_change_nothing(config_file):
     losses = []
     for workers in (0, 2):
-        one = trainer(config_file, FRESH, "augment.variants=1", "steps=2", "batch_size=2", f"workers={workers}")
-        one.config = one.config.model_copy(update={"output": config_file.parent / f"run-{workers}"})
-        one.log.path = one.config.output / "log.jsonl"
+        run = f"output={config_file.parent / f'run-{workers}'}"
+        one = trainer(config_file, FRESH, "augment.variants=1", "steps=2", "batch_size=2", f"workers={workers}", run)
         one.run()
         losses.append(one.log.path.read_text(encoding="utf-8"))
     assert losses[0] == losses[1]

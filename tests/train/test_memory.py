@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from train.learning.forecast import Ledger, estimate
 from train.learning.loop import Trainer
 from train.learning.resume import optimizer_tensors
-from train.memory import Ledger, estimate, main
+from train.memory import main
 from train.settings.train_config import load_config
 
 
@@ -44,8 +45,8 @@ def test_what_is_kept_is_exact(config_file, need, kind):
     networks = trainer.networks
     weights = [w for part in (networks.unet, networks.vae, networks.text_encoder) for w in part.parameters()]
     assert found.weights == pytest.approx(sum(weight.nbytes for weight in weights), rel=1e-3)
-    assert found.averages == sum(tensor.nbytes for tensor in trainer.ema.shadow_params)
-    tensors = optimizer_tensors(trainer.optimizer)[0]
+    assert found.averages == sum(tensor.nbytes for tensor in trainer.trained.ema.shadow_params)
+    tensors = optimizer_tensors(trainer.trained.optimizer)[0]
     assert found.optimizer == sum(t.nbytes for name, t in tensors.items() if not name.endswith(("step", "qmap1", "qmap2")))
 
 

@@ -7,7 +7,7 @@ from digseg_nodes.core.checkpoint import CheckpointError
 from digseg_nodes.core.schedule import ddim_schedule
 from tests.train.helpers import V_SCHEDULER, tiny_base, tiny_unet
 from train.convert import convert, parse
-from train.learning.loop import load_base
+from train.learning.start import load_base
 from train.networks.bases import expand_conv_in, load_networks, open_base
 from train.networks.text_encoding import prompt_tokens
 from train.settings.train_config import load_config

@@ -17,11 +17,11 @@ def test_eight_bits_train_like_adamw_with_smaller_moments(config_file):
 
     def train(kind: str):
         trainer = Trainer(load_config(config_file, [f"optimizer.kind={kind}", f"output={config_file.parent / kind}"]))
-        start = [weight.detach().clone() for weight in trainer._parameters()]
+        start = [weight.detach().clone() for weight in trainer.trained.parameters()]
         for step in range(6):
             trainer.step(trainer.batches[step])
-        moved = torch.cat([(a.detach() - b).flatten() for a, b in zip(trainer._parameters(), start, strict=True)])
-        return moved, sum(tensor.nbytes for tensor in optimizer_tensors(trainer.optimizer)[0].values())
+        moved = torch.cat([(a.detach() - b).flatten() for a, b in zip(trainer.trained.parameters(), start, strict=True)])
+        return moved, sum(tensor.nbytes for tensor in optimizer_tensors(trainer.trained.optimizer)[0].values())
 
     (exact, full), (coarse, small) = train("adamw"), train("adamw_8bit")
     assert torch.cosine_similarity(exact, coarse, dim=0) > 0.95

@@ -1,8 +1,9 @@
 """The loss of one batch, by objective."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -12,9 +13,17 @@ from train.learning.objective import add_noise, diffusion_target, min_snr_weight
 from train.networks.bases import call_unet, decode_latents
 from train.settings.train_config import TrainConfig
 
+Loss = Callable[[Mapping[str, nn.Module], Batch], Tensor]
+"""(the trained networks by name, batch) -> scalar."""
 
-def make_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str):
-    """The function (unet, batch) -> scalar loss of a configuration. alpha_bar [T] on the training device."""
+
+def make_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str) -> Loss:
+    """The loss of a configuration. alpha_bar [T] on the training device."""
+    loss = _unet_loss(config, vae, alpha_bar, prediction_type)
+    return lambda networks, batch: loss(networks["unet"], batch)
+
+
+def _unet_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str) -> Callable[[nn.Module, Batch], Tensor]:
     if config.objective == "diffusion":
         return partial(diffusion_loss, alpha_bar=alpha_bar, prediction_type=prediction_type, gamma=config.noise.min_snr_gamma)
     if prediction_type == "epsilon" and float(alpha_bar[-1]) == 0:

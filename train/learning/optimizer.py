@@ -7,12 +7,12 @@ from train.settings.train_config import Optimizer
 from train.settings.yaml_config import ConfigError
 
 
-def make_optimizer(parameters: list[Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """AdamW over `parameters`, all on one device, as check_optimizer has found possible."""
+def make_optimizer(groups: list[dict], settings: Optimizer) -> torch.optim.Optimizer:
+    """AdamW over groups of `params` with their own `lr`, all on one device, as check_optimizer has found possible."""
     options = {"lr": settings.lr, "betas": settings.betas, "weight_decay": settings.weight_decay}
     if settings.kind == "adamw":
-        return torch.optim.AdamW(parameters, **options, fused=True)
-    return _adamw_8bit()(parameters, **options)
+        return torch.optim.AdamW(groups, **options, fused=True)
+    return _adamw_8bit()(groups, **options)
 
 
 def check_optimizer(settings: Optimizer, device: torch.device) -> None:

@@ -1,16 +1,20 @@
 """What a run tells: log.jsonl and one line per validation."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from digseg_nodes.core.files import write_text
 
 
 class RunLog:
-    """log.jsonl of a run: one JSON object a line. Lines beyond the state a run continues from are dropped."""
+    """log.jsonl of a run: one JSON object a line. Lines beyond the state a run continues from are dropped.
 
-    def __init__(self, path: Path, active: bool):
-        self.path, self.active = path, active
+    active: whether this process writes. track: also called with the scalars of a line and its step, e.g. for TensorBoard.
+    """
+
+    def __init__(self, path: Path, active: bool, track: Callable[[dict[str, float], int], None] | None = None):
+        self.path, self.active, self.track = path, active, track
 
     def open(self, step: int) -> None:
         """Keep the lines up to `step`."""
@@ -19,11 +23,14 @@ class RunLog:
         kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
         write_text(self.path, "".join(line + "\n" for line in kept))
 
-    def write(self, values: dict) -> None:
-        """Append one line."""
-        if self.active:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+    def write(self, step: int, values: dict) -> None:
+        """Append the line of a step."""
+        if not self.active:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.track is not None:
+            self.track(scalars(values), step)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -19,17 +19,23 @@ OVERFLOW = "The training has diverged, or its weights do not fit export.dtype: {
 
 
 def export(
-    path: Path, unet: dict[str, Tensor], networks: Networks, config: TrainConfig, class_names: list[str], steps: int
+    path: Path,
+    trained: dict[str, dict[str, Tensor]],
+    networks: Networks,
+    config: TrainConfig,
+    class_names: list[str],
+    steps: int,
 ) -> None:
-    """Write `unet` (usually the averaged weights) after `steps` steps and what the nodes need; VAE and text encoder as
-    configured."""
-    components = {"unet": unet}
+    """Write the trained networks by name (usually their averaged weights) after `steps` steps and what the nodes need; VAE and
+    text encoder as configured."""
+    components = dict(trained)
     full = config.export.content == "full"
     if full:
         components |= {"vae": networks.vae.state_dict(), "text_encoder": networks.text_encoder.state_dict()}
     dtype = DTYPES[config.export.dtype]
     cast = {name: {key: _cast(tensor, dtype) for key, tensor in tensors.items()} for name, tensors in components.items()}
-    refuse_not_finite(cast["unet"], f"{path} was not written", OVERFLOW.format(config.export.dtype))
+    for name in trained:
+        refuse_not_finite(cast[name], f"{path} was not written", OVERFLOW.format(config.export.dtype))
     description = f"{config.objective} objective, {steps} steps from {networks.config.base_model}"
     settings = replace(
         networks.config,

@@ -1,0 +1,63 @@
+"""What a run trains and validates on: batches by step number, and the sources of the validation."""
+
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+
+from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from train.data.augment import AugmentedSource
+from train.data.base import Source
+from train.data.build import open_split
+from train.latents.batches import Batches, CachedBatches, WorkShare
+from train.latents.fresh import FreshBatches, FreshSamples
+from train.latents.latent_cache import LatentCache, build_table
+from train.latents.sampler import Sampler
+from train.networks.bases import Networks
+from train.networks.text_encoding import TextCache
+from train.settings.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """This process's batches, the names of all classes, and the sources held back for validation."""
+
+    batches: Batches
+    class_names: list[str]
+    validation: list[Source]
+
+
+def open_training_set(config: TrainConfig, networks: Networks, accelerator: Accelerator) -> TrainingSet:
+    """Open the data, list or encode all of it, and say how much there is; VAE and text encoder are on their device by now."""
+    with accelerator.main_process_first():
+        sources = open_split(config.data, "train")
+        validation = open_split(config.data, "validation") if config.data.validation else []  # wrong paths show now
+        texts = TextCache(config.cache, networks.text_encoder)
+        samples = _samples(config, networks)
+        table = build_table([(_augmented(config, source), share) for source, share in sources], samples, texts)
+    class_names = list(dict.fromkeys(name for source, _ in sources for name in source.class_names))
+    settings = config.sampling
+    sampler = Sampler(table, config.seed, settings.absent, settings.hard_absent, settings.balance)
+    accelerator.print(f"{len(table)} prompts over {len(set(table.image.tolist()))} images, {len(table.class_names)} classes")
+    share = WorkShare(config.batch_size, config.gradient_accumulation, accelerator.num_processes, accelerator.process_index)
+    parts = (config, sampler, samples, texts, share, len(networks.alpha_bar))
+    return TrainingSet(_batches(config, networks, parts), class_names, [source for source, _ in validation])
+
+
+def _samples(config: TrainConfig, networks: Networks) -> LatentCache | FreshSamples:
+    """Where images and masks come from: encoded once, or read anew at every step."""
+    if not config.cache_latents:
+        return FreshSamples(config.cache, config.workers)
+    return LatentCache(config.cache, networks.vae, config.resolution, config.encoded_at_once, config.workers, config.target)
+
+
+def _augmented(config: TrainConfig, source: Source) -> Source:
+    """With cached latents the versions of an image are images of their own; without, they are drawn step by step."""
+    settings = config.augment
+    return AugmentedSource(source, settings, config.seed) if settings.variants and config.cache_latents else source
+
+
+def _batches(config: TrainConfig, networks: Networks, parts: tuple) -> Batches:
+    if config.cache_latents:
+        return CachedBatches(*parts)
+    side = config.resolution // PIXELS_PER_LATENT
+    return FreshBatches(*parts, (networks.vae.config.latent_channels, side, side))
