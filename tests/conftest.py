@@ -39,9 +39,16 @@ def install() -> dev.Install:
 
 
 @pytest.fixture(scope="session")
-def host(install):
-    """A running ComfyUI with the pack, the bundled models and the demo photos."""
-    with dev.running_host(install, "test") as running:
+def process() -> str:
+    """What tells this process's files from those of the other test processes: "" where there is one."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    return f"-{worker}" if worker else ""
+
+
+@pytest.fixture(scope="session")
+def host(install, process):
+    """A running ComfyUI with the pack, the bundled models and the demo photos; one for each test process."""
+    with dev.running_host(install, f"test{process}") as running:
         yield running
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Page, sync_playwright
 
 import dev
@@ -41,9 +42,10 @@ class Tab:
 def newest_frontend() -> Path:
     """The newest frontend wheel's pages, looked up once a day."""
     folder = dev.CACHE / "frontend-newest"
-    if folder.is_dir() and time.time() - folder.stat().st_ctime > DAY:
-        shutil.rmtree(folder)
-    return dev.unpack_wheel("comfyui-frontend-package", "comfyui_frontend_package/static", folder)
+    with FileLock(f"{folder}.lock"):  # the test processes want it at the same moment
+        if folder.is_dir() and time.time() - folder.stat().st_ctime > DAY:
+            shutil.rmtree(folder)
+        return dev.unpack_wheel("comfyui-frontend-package", "comfyui_frontend_package/static", folder)
 
 
 @pytest.fixture(scope="session")
@@ -57,12 +59,12 @@ def browser(lacking):
 
 
 @pytest.fixture(scope="session")
-def newest_host(install, lacking):
+def newest_host(install, process, lacking):
     try:
         pages = newest_frontend()
     except dev.StepError as failure:
         lacking(f"the newest frontend could not be downloaded: {failure.what}")
-    with dev.running_host(install, "test-newest-frontend", extra=["--front-end-root", str(pages)]) as running:
+    with dev.running_host(install, f"test-newest-frontend{process}", extra=["--front-end-root", str(pages)]) as running:
         yield running
 
 

@@ -80,10 +80,33 @@ def test_comfyui_around_the_pack_is_found(checkout, monkeypatch):
     assert dev.find_host() == comfyui
 
 
-def test_requirements_of_the_host_have_a_matching_torch_pair_and_no_torchaudio(checkout):
+def test_requirements_of_the_host_have_a_matching_torch_pair(checkout):
     (checkout / "requirements.txt").write_text("torch\ntorchvision\ntorchaudio\ntorchsde\naiohttp>=3\n")
     lines = dev.host_requirements(checkout).read_text().split()
     assert lines == [*dev.TORCH, *dev.UNLISTED, "torchsde", "aiohttp>=3"]
+
+
+def test_what_the_host_asks_for_and_the_index_lacks_is_said_and_tried_once(checkout, monkeypatch, capsys):
+    tried = []
+
+    def fail(python, what, *arguments):
+        tried.append(arguments)
+        raise dev.StepError(what, "")
+
+    (checkout / "requirements.txt").write_text("torch\ntorchaudio\naiohttp>=3\n")
+    dev.VENV.mkdir()
+    dev.STAMP.write_text("{}")
+    monkeypatch.setattr(dev, "install_into_venv", lambda lists: sys.executable)
+    monkeypatch.setattr(dev, "OPTIONAL", ("torchaudio_of_tomorrow", "torchaudio"))
+    monkeypatch.setattr(dev, "runs", lambda python, code: False)
+    monkeypatch.setattr(dev, "run_child", lambda command: 0)
+    monkeypatch.setattr(dev, "pip", fail)
+    dev.install_host(checkout)
+    assert [words[:2] for words in tried] == [("install", "torchaudio")]
+    assert tried[0][2].startswith("torch==")
+    assert "going on without it" in capsys.readouterr().out
+    dev.install_host(checkout)
+    assert len(tried) == 1
 
 
 def test_base_directory_holds_pack_and_models_and_its_removal_leaves_the_checkout(checkout):
@@ -157,6 +180,13 @@ def test_free_port_can_be_bound():
 def test_unknown_arguments_go_to_pytest():
     args, rest = dev.parse(["test", "-k", "host", "-x"])
     assert args.run is dev.test and rest == ["-k", "host", "-x"]
+
+
+def test_only_a_whole_run_takes_several_processes(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert dev.in_processes([]) == dev.in_processes(["-x", "-k", "host"]) == ["-n", "2", "--dist", "loadfile"]
+    for line in (["tests/unit"], ["tests/unit/test_masks.py::test_x"], ["-s"], ["--pdb"], ["-n0"], ["-n", "4"]):
+        assert dev.in_processes(line) == []
 
 
 def test_failure_ends_with_status_1_and_no_traceback(checkout, monkeypatch, capsys):
