@@ -33,7 +33,7 @@ from PIL import Image
 from torch import Tensor
 
 from .core import label_maps
-from .core.checkpoint import END_TOKEN, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint, pad_token
+from .core.checkpoint import DTYPES, END_TOKEN, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint, pad_token
 from .core.ddim import ddim_sample
 from .core.diffusers_folder import read_json
 from .core.draw import thumbnail
@@ -63,9 +63,9 @@ _OTHER_PARTS = (
 )
 WEIGHT_DTYPES = {
     "default": None,
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
+    "fp32": DTYPES["fp32"],
+    "fp16": DTYPES["fp16"],
+    "bf16": DTYPES["bf16"],
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e4m3fn_fast": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,

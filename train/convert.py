@@ -25,9 +25,10 @@ from torch import Tensor
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
+from digseg_nodes.core.checkpoint import DTYPES, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
 from digseg_nodes.core.latent_space import LATENT_CHANNELS
-from train.networks.layouts import DTYPES, Components, write_folder, write_ldm, write_single, write_unet
+from train.networks.layouts import Components, write_folder, write_ldm, write_single, write_unet
+from train.settings.command import run
 
 WRITERS = {"single": write_single, "unet": write_unet, "ldm": write_ldm, "diffusers": write_folder}
 MODELSPEC = ("title", "description", "license", "author")
@@ -165,8 +166,11 @@ def convert(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.target}: {', '.join(parts)}")
 
 
+def main(line: list[str] | None = None) -> None:
+    """Parse the command line and convert."""
+    arguments = parse(line)
+    run("convert.py", lambda: convert(arguments))
+
+
 if __name__ == "__main__":
-    try:
-        convert(parse())
-    except CheckpointError as error:
-        sys.exit(f"convert: {error}")
+    main()

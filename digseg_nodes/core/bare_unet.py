@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 from .ldm_names import LDM_PREFIX
+from .schedule import STABLE_DIFFUSION
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -62,14 +63,4 @@ def bare_unet_config(shapes: Shapes) -> dict | None:
 def bare_scheduler(text_width: int, metadata: dict[str, str]) -> dict:
     """Stable Diffusion's noise schedule; prediction type from `modelspec.prediction_type`, else that of the base family."""
     said = metadata.get("modelspec.prediction_type", "v" if text_width == 1024 else "epsilon")
-    return {
-        "_class_name": "DDIMScheduler",
-        "num_train_timesteps": 1000,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "timestep_spacing": "trailing",
-        "prediction_type": "v_prediction" if said.startswith("v") else "epsilon",
-    }
+    return {**STABLE_DIFFUSION, "prediction_type": "v_prediction" if said.startswith("v") else "epsilon"}

@@ -27,6 +27,8 @@ COMPONENTS = ("unet", "vae", "text_encoder", "mask_decoder")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 MASK_TARGETS = ("binary", "overlay")
 INITIAL_NOISES = ("gaussian", "zero")
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+"""Precisions that weights are stored in, by the names they have in options and configurations."""
 LDM_LAYOUT = "ldm"
 """`digseg.layout` of a file in the original Stable Diffusion names, as train/convert.py writes it."""
 LDM_CONV_IN = "digseg.conv_in.weight"

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import metrics
 from .masks import Masks, harden, overlay
 from .palettes import palette
+from .pixels import from_bytes, to_bytes
 
 INK, PANEL, GRID, MUTED = (236, 239, 244), (24, 27, 33), (58, 64, 75), (160, 168, 182)
 _WIDE_FONTS = (
@@ -41,12 +42,12 @@ def font(size: int, text: str = "") -> ImageFont.ImageFont | ImageFont.FreeTypeF
 def draw_overlay(found: Masks, threshold: float = 0.0) -> Tensor:
     """The photo with every hard mask in its own colour: IMAGE [B,H,W,3] in [0,1]. threshold 0: the checkpoint's."""
     hard = (harden(soft, found.threshold_or(threshold)) for soft in found.soft.unbind(1))
-    return overlay(found.image, hard, palette(len(found.names)).float() / 255)
+    return overlay(found.image, hard, from_bytes(palette(len(found.names))))
 
 
 def to_picture(image: Tensor) -> Image.Image:
     """[H,W,3] in [0,1] → Pillow RGB."""
-    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
+    return Image.fromarray(to_bytes(image))
 
 
 def thumbnail(picture: Image.Image, longest: int) -> Image.Image:
@@ -57,7 +58,7 @@ def thumbnail(picture: Image.Image, longest: int) -> Image.Image:
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """Pillow → [H,W,3] float32 in [0,1]."""
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)
+    return from_bytes(np.asarray(picture.convert("RGB")))
 
 
 def legend(entries: Sequence[tuple[str, tuple[int, int, int], str]], height: int) -> Image.Image:
@@ -104,7 +105,7 @@ def beside(left: Image.Image, right: Image.Image) -> Image.Image:
 def heat(values: Tensor) -> Tensor:
     """Values in [0,1], any shape → colours [...,3] in [0,1], dark to bright."""
     stops = torch.tensor([s for s, _ in _HEAT], dtype=torch.float32)
-    colours = torch.tensor([c for _, c in _HEAT], dtype=torch.float32) / 255
+    colours = from_bytes(np.array([c for _, c in _HEAT]))
     v = values.float().clamp(0, 1)
     upper = torch.bucketize(v, stops).clamp(1, len(stops) - 1)
     share = ((v - stops[upper - 1]) / (stops[upper] - stops[upper - 1])).unsqueeze(-1)
@@ -180,8 +181,13 @@ def _curve_labels(draw: ImageDraw.ImageDraw, curves, colours, box) -> None:
         x += 40 + font(15, text).getlength(text)
 
 
+def label_colours(count: int) -> Tensor:
+    """Colours of a map of class ids: black for the background, then those of `count` classes; uint8 [count+1,3]."""
+    return torch.cat([torch.zeros(1, 3, dtype=torch.uint8), palette(count)])
+
+
 def palette_png(ids: Tensor, colours: Tensor, path: Path) -> None:
     """Save class ids [H,W] (0 to 255) as a palette PNG: the ids are the pixels, colours [256 or fewer,3] only show them."""
     picture = Image.fromarray(ids.to(torch.uint8).cpu().numpy(), mode="P")
     picture.putpalette(colours.to(torch.uint8).flatten().tolist())
-    picture.save(path, optimize=True)
+    picture.save(path, "PNG", optimize=True)

@@ -12,6 +12,7 @@ from . import draw
 from .files import write_text
 from .masks import Masks, overlay
 from .palettes import palette
+from .pixels import from_bytes
 
 MOST_IDS = 255
 """Classes besides the background in an image of 8 bits."""
@@ -21,7 +22,7 @@ def draw_map(found: Masks, ids: Tensor, shares: list[float], opacity: float, leg
     """The photo [B,H,W,3] coloured by class ids [B,H,W], with a legend of the classes that were found beside it."""
     colours = palette(len(found.names))
     hard = ((ids == k + 1).float() for k in range(len(found.names)))  # [B,H,W] each
-    image = overlay(found.image, hard, colours.float() / 255, opacity)
+    image = overlay(found.image, hard, from_bytes(colours), opacity)
     if not legend:
         return image
     present = sorted((k for k, s in enumerate(shares) if s > 0), key=lambda k: -shares[k])
@@ -42,7 +43,7 @@ def save_label_maps(ids: Tensor, names: tuple[str, ...], folder: Path, stem: str
 
     A list of other classes under the same stem stays: the new one has the number of the first PNG it is for in its name.
     """
-    colours = torch.cat([torch.zeros(1, 3, dtype=torch.uint8), palette(len(names))])
+    colours = draw.label_colours(len(names))
     paths = [folder / f"{stem}_{counter + i:05}_.png" for i in range(len(ids))]
     for path, frame in zip(paths, ids, strict=True):
         draw.palette_png(frame, colours, path)

@@ -121,10 +121,14 @@ def semantic_map(soft: Tensor, thresholds: Tensor) -> Tensor:
     return torch.where(best >= 0, index + 1, 0)
 
 
-def outline(hard: Tensor, width: int = 1) -> Tensor:
-    """The inner contour of hard masks [N,H,W], `width` pixels wide: 1 on the contour, else 0."""
-    padded = F.pad(1.0 - hard.unsqueeze(1), (width,) * 4, mode="replicate")
-    return hard * F.max_pool2d(padded, 2 * width + 1, stride=1).squeeze(1)
+def outline(hard: Tensor, width: int = 1, border: bool = False) -> Tensor:
+    """The inner contour of hard masks [N,H,W]: 1 within `width` pixels of what is not selected, else 0.
+
+    border: what lies beyond the picture counts as not selected.
+    """
+    outside = F.pad(1.0 - hard.float().unsqueeze(1), (width,) * 4, value=float(border))  # [N,1,H+2w,W+2w]
+    near = F.max_pool2d(F.max_pool2d(outside, (1, 2 * width + 1), 1), (2 * width + 1, 1), 1).squeeze(1)
+    return hard * near
 
 
 def overlay(image: Tensor, hard: Iterable[Tensor], colours: Tensor, opacity: float = 0.55) -> Tensor:

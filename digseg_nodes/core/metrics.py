@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .masks import outline
+
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole, 1 where both are empty."""
@@ -52,8 +54,7 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
 def boundary_f(prediction: Tensor, truth: Tensor, tolerance: int = 2) -> Tensor:
     """F-score of the contours within `tolerance` pixels (Csurka et al. 2013), hard masks [N,H,W] → [N] in [0,1]."""
     _sums(prediction, truth)
-    edges = [m.float() - (1.0 - _dilate(1.0 - m.float(), 1)) for m in (prediction, truth)]
-    p, t = (e.clamp(min=0.0) for e in edges)
+    p, t = (outline(m.float()) for m in (prediction, truth))
     hit_p, hit_t = (p * _dilate(t, tolerance)).sum((-2, -1)), (t * _dilate(p, tolerance)).sum((-2, -1))
     prec, rec = _ratio(hit_p, p.sum((-2, -1))), _ratio(hit_t, t.sum((-2, -1)))
     return 2 * prec * rec / (prec + rec).clamp(min=1e-9)

@@ -10,6 +10,7 @@ from .draw import to_picture
 from .encoded import EncodedImage
 from .overlay_target import OBSERVABLE
 from .palettes import palette
+from .pixels import from_bytes
 
 SIZE = 384
 STRENGTH = 0.65
@@ -28,7 +29,7 @@ class MaskPreview:
         photo = self._photo(frame)  # [h,w,3]
         strength = self._soft(frame, x0, tuple(photo.shape[:2])) * STRENGTH  # [h,w,1]
         strength = strength.flip(1) if self.image.is_mirrored(frame) else strength
-        colour = palette(prompt + 1)[prompt].float() / 255
+        colour = from_bytes(palette(prompt + 1)[prompt])
         return to_picture(photo * (1 - strength) + colour * strength)
 
     def _photo(self, frame: int) -> Tensor:

@@ -10,6 +10,17 @@ from torch import Tensor
 ALPHA_FLOOR = 1e-12
 """ā at a zero-terminal-SNR end is 0, sigma would be infinite; this keeps sigma finite and DDIM exact to rounding."""
 BETA_SCHEDULES = ("linear", "scaled_linear")
+STABLE_DIFFUSION = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": False,
+    "clip_sample": False,
+}
+"""The noise schedule of Stable Diffusion 1.x and 2.x as diffusers writes it, without the prediction type."""
 SPACINGS = ("trailing", "leading", "linspace")
 
 

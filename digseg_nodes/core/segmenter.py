@@ -12,6 +12,7 @@ from .encoded import EncodedImage, EncodedPrompts
 from .engine import Engine
 from .inference import ImageSettings, SamplerSettings, decode_masks, encode_image, encode_prompts, sample_masks
 from .masks import Masks
+from .pixels import from_bytes
 from .prompts import Prompt, parse_prompts
 
 
@@ -58,6 +59,6 @@ class Segmenter:
 def _as_frames(image: np.ndarray | Tensor) -> Tensor:
     """[H,W], [H,W,C] or [B,H,W,C], uint8 or in [0,1] → [B,H,W,C] float32 in [0,1]."""
     pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
-    pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+    pixels = from_bytes(pixels) if pixels.dtype == torch.uint8 else pixels.float()
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return pixels[None] if pixels.ndim == 3 else pixels

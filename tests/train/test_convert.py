@@ -1,5 +1,6 @@
 """train/convert.py: every layout and back again, bit for bit; precision, metadata, and what diffusers makes of it."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -195,4 +196,18 @@ def test_command_ends_with_one_message(tmp_path):
     command = [sys.executable, ROOT / "train" / "convert.py", tmp_path / "a.safetensors"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.strip() == "convert: a.safetensors is empty (0 bytes). Download it again."
+    assert done.stderr.strip() == "convert.py: a.safetensors is empty (0 bytes). Download it again."
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
+def test_a_full_disk_is_one_message(source, tmp_path):
+    """A limit on the size of files is the nearest thing to a full disk that needs no rights."""
+    import resource
+
+    target = tmp_path / "copy.safetensors"
+    command = [sys.executable, ROOT / "train" / "convert.py", source, target]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # noqa: E731
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "could not be written" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from digseg_nodes.core.geometry import Geometry, fit, plan_geometry
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from digseg_nodes.core.pixels import from_bytes
 from train.data.base import Sample
 
 
@@ -40,7 +41,7 @@ def prepare(sample: Sample, resolution: int) -> Prepared:
 
 
 def _fit_image(image: np.ndarray, geometry: Geometry, resolution: int) -> Tensor:
-    pixels = fit(torch.from_numpy(image.copy())[None].float() / 255, geometry)[0]  # [H,W,3] uint8 -> [3,h,w] in [0,1]
+    pixels = fit(from_bytes(image)[None], geometry)[0]  # [H,W,3] uint8 -> [3,h,w] in [0,1]
     return _pad(pixels[None], resolution, "replicate")[0] * 2 - 1
 
 

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel
 from digseg_nodes.core.checkpoint import CheckpointConfig, save_checkpoint
 from digseg_nodes.core.ddim import ddim_sample, initial_noise, predict_x0
 from digseg_nodes.core.latent_space import LATENT_CHANNELS
-from digseg_nodes.core.schedule import alphas_cumprod, ddim_schedule
+from digseg_nodes.core.schedule import STABLE_DIFFUSION, alphas_cumprod, ddim_schedule
 from train.data.config import DemoConfig
 from train.data.demo import DemoSource
 from train.demo.runtime import EMA, Clock, train_stage
@@ -27,18 +27,7 @@ from train.latents.row_store import digest
 from train.networks.bases import decode_latents, plain_config
 from train.networks.text_encoding import TextCache, encode_texts
 
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-    "set_alpha_to_one": False,
-    "clip_sample": False,
-}
+SCHEDULER = {**STABLE_DIFFUSION, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 UNET = {
     "sample_size": 16,
     "in_channels": LATENT_CHANNELS,

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
-from digseg_nodes.core.checkpoint import CheckpointConfig
+from digseg_nodes.core.checkpoint import DTYPES, CheckpointConfig
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from digseg_nodes.core.schedule import alphas_cumprod
 from train.latents.batches import Batch
@@ -205,7 +205,7 @@ def _step(config: TrainConfig, networks: Empty, loss, ledger: Ledger) -> tuple[i
 
 def _forward_and_backward(config: TrainConfig, networks: Empty, loss) -> None:
     """One batch without content through the loss and back."""
-    precision = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
+    precision = DTYPES.get(config.mixed_precision)
     with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
         value = loss(networks.trained, _empty_batch(config, networks))
     value.backward()

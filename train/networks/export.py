@@ -6,14 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from digseg_nodes.core.checkpoint import save_checkpoint
+from digseg_nodes.core.checkpoint import DTYPES, save_checkpoint
 from train.learning.divergence import refuse_not_finite
 from train.networks.bases import Networks
 from train.networks.lora import save_lora
 from train.settings.train_config import TrainConfig
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-
 
 OVERFLOW = "The training has diverged, or its weights do not fit export.dtype: {}; go on from an earlier state, or with fp32."
 

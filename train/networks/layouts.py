@@ -22,10 +22,10 @@ from digseg_nodes.core.diffusers_folder import OWN_CONFIG
 from digseg_nodes.core.files import write_text
 from digseg_nodes.core.latent_space import SCALING_FACTOR, SEGMENTER_CHANNELS, segments
 from digseg_nodes.core.ldm_names import LDM_PREFIX, translate, unet_modules, vae_modules
+from digseg_nodes.core.schedule import STABLE_DIFFUSION
 
 Components = dict[str, dict[str, Tensor]]
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
@@ -37,15 +37,6 @@ CLASSES = {
     "text_encoder": ["transformers", "CLIPTextModel"],
 }
 ARCHITECTURES = {"text_encoder": {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model"}}
-SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "timestep_spacing": "trailing",
-    "clip_sample": False,
-}
 
 
 def write_single(path: Path, components: Components, config: CheckpointConfig, metadata: dict[str, str]) -> None:
@@ -64,7 +55,8 @@ def write_folder(path: Path, components: Components, config: CheckpointConfig, m
     for name, tensors in components.items():
         write_safetensors(path / name / WEIGHTS[name], _contiguous(tensors), {"format": "pt"})
         _write_json(path / name / "config.json", {**ARCHITECTURES.get(name, {}), **configs[name]})
-    _write_json(path / "scheduler" / "scheduler_config.json", {**SCHEDULER, **config.scheduler})
+    unsaid = {**STABLE_DIFFUSION, "set_alpha_to_one": True}  # diffusers' own default, which a config may leave out
+    _write_json(path / "scheduler" / "scheduler_config.json", {**unsaid, **config.scheduler})
     index = {name: CLASSES[name] for name in components} | {"scheduler": ["diffusers", "DDIMScheduler"]}
     if "text_encoder" in components:
         _write_tokenizer(path / "tokenizer", config.text_encoder)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from digseg_nodes.core.pixels import to_bytes
 from train.scoring.predictions import Result
 
 CELL, CAPTION = 128, 16
@@ -26,7 +27,7 @@ def grid(results: Sequence[Result], threshold: float) -> Image.Image:
 
 def grey(values: np.ndarray) -> np.ndarray:
     """[H,W] in [0,1] -> uint8 [H,W,3]."""
-    return np.repeat((np.asarray(values, np.float32) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    return np.repeat(to_bytes(values)[..., None], 3, axis=2)
 
 
 def save_grid(path: Path, results: Sequence[Result], threshold: float) -> None:

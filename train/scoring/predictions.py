@@ -17,6 +17,7 @@ from digseg_nodes.core.inference import (
     encode_prompts,
     sample_masks,
 )
+from digseg_nodes.core.pixels import from_bytes
 from digseg_nodes.core.prompts import Prompt
 from train.data.base import Sample, Source
 from train.scoring.scores import Record, score
@@ -71,7 +72,7 @@ def encode_sample(engine: Engine, sample: Sample, look: ImageSettings, number: i
 
 def as_float(image: np.ndarray) -> Tensor:
     """uint8 [H,W,3] -> [1,H,W,3] in [0,1]."""
-    return torch.from_numpy(image.copy())[None].float() / 255
+    return from_bytes(image)[None]
 
 
 def predict(engine: Engine, image: EncodedImage, prompts: EncodedPrompts, settings: SamplerSettings) -> Tensor:

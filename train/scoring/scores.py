@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from digseg_nodes.core.checkpoint import CheckpointError
+from digseg_nodes.core.masks import outline
 from train.data.base import ABSENT_GROUPS, Query
 
 FALSE_POSITIVE_AREA = 0.01
@@ -77,9 +77,7 @@ def contour(masks: Tensor) -> Tensor:
     """
     height, width = masks.shape[-2:]
     reach = max(1, round(0.02 * (height**2 + width**2) ** 0.5))
-    outside = F.pad((~masks).float(), (reach,) * 4, value=1.0)[:, None]  # [N,1,H+2r,W+2r]
-    near = F.max_pool2d(F.max_pool2d(outside, (1, 2 * reach + 1), 1), (2 * reach + 1, 1), 1)[:, 0] > 0
-    return masks & near
+    return outline(masks.float(), reach, border=True) > 0
 
 
 def summarise(records: list[Record]) -> dict:
