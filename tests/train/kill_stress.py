@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from tests.train.helpers import folder_dataset, tiny_base
 from tests.train.test_finetune import ENVIRONMENT, command
 from train.learning.resume import latest_state, load_state
+from train.learning.run_log import read_log
 
 STEPS, MOST_STEPS_A_START = 120, 5
 SETTINGS = """base: {folder}/base.safetensors
@@ -116,7 +117,7 @@ def same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 def compare(straight: Path, killed: Path) -> dict[str, bool]:
     """What is bit-identical in two run folders."""
     (first, values), (second, others) = (load_state(latest_state(run / "checkpoints")) for run in (straight, killed))
-    logs = [(run / "log.jsonl").read_text(encoding="utf-8") for run in (straight, killed)]
+    logs = [read_log(run / "log.jsonl", timing=False) for run in (straight, killed)]
     files = [load_file(run / "digseg.safetensors") for run in (straight, killed)]
     best = [load_file(run / "best.safetensors") for run in (straight, killed)]
     return {

@@ -1,6 +1,5 @@
 """The command itself: training, exact resume after SIGKILL, export, evaluation."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from digseg_nodes.core.checkpoint import CheckpointError, open_checkpoint
 from tests.train.helpers import tiny_base
 from train.learning.loop import Trainer
 from train.learning.resume import ResumeError, latest_state, load_state, save_state
+from train.learning.run_log import read_log
 from train.networks.bases import load_networks
 from train.networks.lora import merge_lora
 from train.settings.train_config import load_config
@@ -33,7 +33,8 @@ def finetune(config_file: Path, *overrides: str) -> subprocess.CompletedProcess:
 
 
 def losses(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    """The log, without what differs between two runs of the same steps."""
+    return read_log(run / "log.jsonl", timing=False)
 
 
 def kill_at(config_file: Path, run: Path, step: int) -> None:

@@ -13,6 +13,7 @@ from train.data.config import load_data
 from train.latents.batches import WorkShare
 from train.latents.fresh import FreshSamples, encoded
 from train.learning.loop import Trainer
+from train.learning.run_log import read_log
 from train.settings.train_config import load_config
 
 FRESH = "cache_latents=false"
@@ -70,7 +71,7 @@ def test_worker_processes_change_nothing(config_file):
         run = f"output={config_file.parent / f'run-{workers}'}"
         one = trainer(config_file, FRESH, "augment.variants=1", "steps=2", "batch_size=2", f"workers={workers}", run)
         one.run()
-        losses.append(one.log.path.read_text(encoding="utf-8"))
+        losses.append(read_log(one.log.path, timing=False))
     assert losses[0] == losses[1]
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from train.scoring.report import chart, smoothed, sweep_section, write_report
+from train.scoring.report import chart, smoothed, speed_section, sweep_section, write_report
 
 
 def test_the_report_holds_curves_scores_and_pictures(tmp_path):
@@ -23,6 +23,24 @@ def test_the_report_holds_curves_scores_and_pictures(tmp_path):
     assert "data:image/png;base64," in page
     assert "<script" not in page
     assert "http" not in page
+
+
+def test_the_report_tells_the_speed_in_words_and_what_to_do_about_waiting(tmp_path):
+    timing = {"seconds_per_step": 0.5, "samples_per_second": 32.0, "peak_mib": 1234.5, "time": "2026-01-01T00:00:00+00:00"}
+    lines = [{"step": step, "loss": 0.5, "grad_norm": step and 2.0, **timing, "data_wait": 0.25} for step in (1, 2, 3)]
+    lines[1]["grad_norm"] = None  # fp16 skipped it
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_report(tmp_path, "run")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "0.5 s a step, 32 samples a second" in page
+    assert "25% of that time waiting for data, 1,234 MiB of memory at most" in page
+    assert "raise <code>workers</code>" in page
+    assert "Norm of the gradients" in page and "grad_norm 2.000" in page
+    assert "raise <code>workers</code>" not in speed_section([{**line, "data_wait": 0.1} for line in lines])[0]
+
+
+def test_a_log_of_before_there_were_times_has_no_speed(tmp_path):
+    assert speed_section([{"step": 1, "loss": 0.5, "lr": 1e-3}]) == []
 
 
 def test_smoothing_has_no_bias_at_the_start():

@@ -1,5 +1,7 @@
 """The training loop."""
 
+import math
+
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -11,6 +13,7 @@ from train.learning.divergence import DivergedError, DivergenceGuard
 from train.learning.forecast import announce
 from train.learning.loss import make_loss
 from train.learning.optimizer import check_optimizer
+from train.learning.pace import Pace
 from train.learning.processes import StopSignals, any_process, make_accelerator
 from train.learning.run_log import RunLog
 from train.learning.run_progress import RunProgress
@@ -42,6 +45,7 @@ class Trainer:
         self.log = RunLog(
             config.output / "log.jsonl", accelerator.is_main_process, accelerator.log if config.tensorboard else None
         )
+        self.pace = Pace(self.batches.share.total, device)
         self.progress, self.grad_norm = RunProgress(), 0.0
 
     def run(self) -> None:
@@ -59,8 +63,9 @@ class Trainer:
         loader = DataLoader(self.batches, batch_size=None, sampler=range(start, steps), num_workers=self.config.workers)
         bar = tqdm(total=steps, initial=start, desc="training", unit="step", disable=not self.accelerator.is_main_process)
         with bar, StopSignals() as signals:
-            for parts in loader:
+            for parts in self.pace.batches(loader):
                 loss = self.step(parts)
+                self.pace.stepped()
                 bar.update()
                 if self.progress.step % self.config.log_every == 0:
                     bar.set_postfix(loss=f"{self._record(loss):.4f}")
@@ -118,7 +123,9 @@ class Trainer:
     def _record(self, loss: Tensor) -> float:
         """Write a line of the log; returns the loss over all processes."""
         value = self.accelerator.reduce(loss, "mean").item()
-        self.log.write(self.progress.step, {"loss": value, "lr": self.trained.learning_rate, "grad_norm": self.grad_norm})
+        norm = self.grad_norm if math.isfinite(self.grad_norm) else None  # a step that fp16 skipped
+        values = {"loss": value, "lr": self.trained.learning_rate, "grad_norm": norm, **self.pace.figures()}
+        self.log.write(self.progress.step, values)
         return value
 
     def _validate(self) -> None:

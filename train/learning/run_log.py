@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 
 from digseg_nodes.core.files import write_text
+
+TIMING = ("time", "seconds_per_step", "samples_per_second", "data_wait", "peak_mib")
+"""Keys of log.jsonl that differ between two runs of the same steps; all others are the same to the last bit."""
 
 
 class RunLog:
@@ -24,13 +28,20 @@ class RunLog:
         write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, values: dict) -> None:
-        """Append the line of a step."""
+        """Append the line of a step, with the time of day. Values are finite or None."""
         if not self.active:
             return
+        line = {"step": step, **values, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps(line, allow_nan=False) + "\n")
         if self.track is not None:
             self.track(scalars(values), step)
+
+
+def read_log(path: Path, timing: bool = True) -> list[dict]:
+    """The lines of a log.jsonl; timing: with what differs between two runs of the same steps, or without."""
+    lines = [json.loads(line) for line in _whole_lines(path)]
+    return lines if timing else [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -54,6 +65,6 @@ def scalars(values: dict, prefix: str = "") -> dict[str, float]:
     for key, value in values.items():
         if isinstance(value, dict):
             out |= scalars(value, f"{prefix}{key}/") if key != "classes" else {}
-        elif value is not None:
+        elif isinstance(value, int | float):
             out[prefix + key] = float(value)
     return out

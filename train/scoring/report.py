@@ -2,13 +2,18 @@
 
 import base64
 import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from digseg_nodes.core.files import write_text
+from train.learning.run_log import read_log
 
 WIDTH, HEIGHT, MARGIN, FEW = 640, 200, 40, 25
+TYPICAL = 20
+"""Lines of the log whose median is told as the speed."""
+MUCH_WAITING = 0.2
+"""Share of a step's time spent waiting for data from which on the report says what to do."""
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#1f2937}}
@@ -21,10 +26,13 @@ Series = dict[str, list[tuple[float, float]]]
 
 def write_report(run: Path, title: str) -> None:
     """Read log.jsonl and the newest picture of a run folder and write report.html beside them."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    lines = read_log(run / "log.jsonl")
+    steps = [line for line in lines if "loss" in line]
     validations = [line for line in lines if "validation" in line]
-    parts = [f"<h2>Loss</h2>{chart({'loss': losses, 'smoothed': smoothed(losses)})}"]
+    parts = [f"<h2>Loss</h2>{_smoothed_chart('loss', steps)}"]
+    if any(line.get("grad_norm") is not None for line in steps):
+        parts.append(f"<h2>Norm of the gradients, before it is bounded</h2>{_smoothed_chart('grad_norm', steps)}")
+    parts += speed_section(steps)
     if validations:
         last = validations[-1]
         parts.append(f"<h2>Validation</h2>{chart(group_series(validations), 1.0)}<p>Step {last['step']}</p>")
@@ -33,6 +41,30 @@ def write_report(run: Path, title: str) -> None:
     if pictures := sorted((run / "pictures").glob("*.png")):
         parts.append(f"<h2>Image, truth, prediction, soft mask</h2>{_image(pictures[-1])}")
     write_text(run / "report.html", PAGE.format(title=html.escape(title), body="\n".join(parts)))
+
+
+def _smoothed_chart(key: str, lines: list[dict]) -> str:
+    """A figure of the log by step, and its moving average."""
+    points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    return chart({key: points, "smoothed": smoothed(points)})
+
+
+def speed_section(lines: list[dict]) -> list[str]:
+    """The speed of a run as a curve and in words; nothing for logs without."""
+    timed = [line for line in lines if "samples_per_second" in line]
+    if not timed:
+        return []
+    recent = timed[-TYPICAL:]
+    seconds, samples, wait = (
+        median(line[key] for line in recent) for key in ("seconds_per_step", "samples_per_second", "data_wait")
+    )
+    words = f"{seconds:.3g} s a step, {samples:.3g} samples a second (median of the last {len(recent)} lines of the log), "
+    words += f"{wait:.0%} of that time waiting for data, {max(line['peak_mib'] for line in timed):,.0f} MiB of memory at most. "
+    words += f"First line {timed[0]['time']}, last {timed[-1]['time']}."
+    if wait > MUCH_WAITING:
+        words += " The device waits for its data: raise <code>workers</code>, or train with cached latents."
+    points = [(line["step"], line["samples_per_second"]) for line in timed]
+    return [f"<h2>Speed</h2>{chart({'samples/s': points})}<p>{words}</p>"]
 
 
 def write_evaluation(path: Path, report: dict, pictures: dict[str, Sequence[Path]]) -> None:
