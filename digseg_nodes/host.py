@@ -29,6 +29,7 @@ import node_helpers
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 from torch import Tensor
 
@@ -539,6 +540,11 @@ def conditioning(text: Tensor, image_latents: Tensor) -> list:
 def attach_image(conditioning: list, image_latents: Tensor) -> list:
     """Tie unscaled image latents [N,4,h,w] to a user's CONDITIONING, for the host's own samplers."""
     return node_helpers.conditioning_set_values(conditioning, {"concat_latent_image": image_latents})
+
+
+def skipped() -> ExecutionBlocker:
+    """In the place of an output: the nodes behind it do not run, and nothing is reported."""
+    return ExecutionBlocker(None)
 
 
 def stock_sigmas(schedule: DDIMSchedule) -> Tensor:

@@ -374,6 +374,31 @@ def tiled_aerial(s: Sheet) -> None:
         s.add("DiGSegSemanticMap", "In tiles", masks=tiled["masks"], height=470)
 
 
+def count_objects(s: Sheet) -> None:
+    loader, photo = _load(
+        s,
+        AERIAL,
+        "## Count, sort and pick\nDiGSeg Split Objects takes the masks apart: one object for every connected part, with its box, "
+        "its size and its score.\n\n`sort`, `keep` and `number` choose for every prompt by itself: **sort left, number 1** is "
+        "the leftmost of each.",
+        230,
+    )
+    with s.column("2. Say what to count", "segment", 360):
+        found = _segment(s, loader, photo, AERIAL_TEXT, tile=128)
+    with s.column("3. Every object", "result", 420):
+        objects = s.add("DiGSegSplitObjects", masks=found["masks"], names="", smallest=0.0002, padding=3)
+    with s.column("4. How many, and where", "result", 320):
+        s.add("PreviewAny", "How many", source=objects["count"])
+        s.add("PreviewAny", "Each with its box, as JSON", height=300, source=objects["table"])
+        s.note("`boxes` and `SEGS` go to ComfyUI's detection nodes and to Impact Pack as they are.", 90)
+    with s.column("5. The leftmost of each", "result", 420):
+        s.add("DiGSegSplitObjects", "sort left, number 1", masks=found["masks"], names="", smallest=0.0002, sort="left", number=1)
+    with s.column("6. One mask a prompt", "result", 320):
+        each = s.add("DiGSegListMasks", masks=found["masks"], names="")
+        grey = s.add("MaskToImage", mask=each["batch"])
+        s.add("PreviewImage", "In the prompts' order", images=grey[0])
+
+
 def stock_sampler(s: Sheet) -> None:
     with s.column("1. Photo and models", "load"):
         loader = s.add("DiGSegCheckpointLoader", "CLIP and VAE", checkpoint=DEMO)
@@ -420,6 +445,7 @@ GRAPHS = {
         uncertainty,
         video,
         tiled_aerial,
+        count_objects,
         stock_sampler,
     )
 }

@@ -25,6 +25,7 @@ PICTURE_NODES = (
     "SaveVideo",
     "DiGSegSegment",
     "DiGSegPickMask",
+    "DiGSegSplitObjects",
     "DiGSegSemanticMap",
     "DiGSegUncertainty",
     "DiGSegCompareMasks",

@@ -43,6 +43,11 @@ THUMBNAILS = {
     ],
     "video": [(f"frame {n + 1}", "DiGSegSegment", 0, n) for n in (0, 8, 16, 23)],
     "tiled_aerial": [("as a whole", "DiGSegSegment", 0, 0), ("in tiles", "DiGSegSegment", 1, 0)],
+    "count_objects": [
+        ("photo", "LoadImage", 0, 0),
+        ("every object", "DiGSegSplitObjects", 0, 0),
+        ("the leftmost of each", "DiGSegSplitObjects", 1, 0),
+    ],
     "stock_sampler": [
         ("photo", "LoadImage", 0, 0),
         ("SamplerCustom", "DiGSegPickMask", 0, 0),
@@ -64,6 +69,9 @@ PAGES = {
     "DiGSegSegment": ("text_to_mask", [("photo", "LoadImage", 0, 0), ("overlay", "DiGSegSegment", 0, 0),
                                        ("union", "MaskPreview", 0, 0)]),
     "DiGSegPickMask": ("text_to_mask", [("masks", "DiGSegSegment", 0, 0), ("names: red star", "DiGSegPickMask", 0, 0)]),
+    "DiGSegListMasks": ("count_objects", [("masks", "DiGSegSegment", 0, 0), ("yellow star", "PreviewImage", 0, 0),
+                                          ("red circle", "PreviewImage", 0, 1), ("blue square", "PreviewImage", 0, 2)]),
+    "DiGSegSplitObjects": ("count_objects", [("masks", "DiGSegSegment", 0, 0), ("objects", "DiGSegSplitObjects", 0, 0)]),
     "DiGSegSemanticMap": ("semantic_map", [("photo", "LoadImage", 0, 0), ("map", "DiGSegSemanticMap", 0, 0)]),
     "DiGSegUncertainty": ("uncertainty", [("photo", "LoadImage", 0, 0), ("heat map", "DiGSegUncertainty", 0, 0)]),
     "DiGSegCompareMasks": ("inpaint_demo", [("truth", "DiGSegPickMask", 0, 0), ("prediction", "DiGSegPickMask", 1, 0),

@@ -40,9 +40,13 @@ def font(size: int, text: str = "") -> ImageFont.ImageFont | ImageFont.FreeTypeF
 
 
 def draw_overlay(found: Masks, threshold: float = 0.0) -> Tensor:
-    """The photo with every hard mask in its own colour: IMAGE [B,H,W,3] in [0,1]. threshold 0: the checkpoint's."""
-    hard = (harden(soft, found.threshold_or(threshold)) for soft in found.soft.unbind(1))
-    return overlay(found.image, hard, from_bytes(palette(len(found.names))))
+    """The photo with every hard mask in its own colour: IMAGE [B,H,W,3] in [0,1]. threshold 0: the checkpoint's.
+
+    Excluded prompts are taken away from the others and not drawn themselves.
+    """
+    choice, tau = found.choose(""), found.threshold_or(threshold)
+    hard = (choice.mask(index, "hard", tau) for index in choice.chosen)
+    return overlay(found.image, hard, from_bytes(palette(len(found.names))[list(choice.chosen)]))
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -61,17 +65,25 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return from_bytes(np.asarray(picture.convert("RGB")))
 
 
-def legend(entries: Sequence[tuple[str, tuple[int, int, int], str]], height: int) -> Image.Image:
+def legend(
+    entries: Sequence[tuple[str, tuple[int, int, int], str]],
+    height: int,
+    widest: Sequence[tuple[str, str]] = (),
+    most: int = 0,
+) -> Image.Image:
     """A panel of coloured labels (label, colour, detail), at least `height` pixels high; several columns when it is full.
 
-    The type grows with the picture, from 13 to 28 pixels, and is never smaller.
+    The type grows with the picture, from 13 to 28 pixels, and is never smaller. widest, most: every (label, detail) that
+    might be shown, and how many at a time; the panel has the size they would take, whichever are shown.
     """
     size = int(min(28, max(13, height / 22)))
     row, pad = round(size * 1.6), round(size * 0.8)
-    rows = max(1, (height - 2 * pad) // row, -(-len(entries) // 4))
-    columns = [entries[i : i + rows] for i in range(0, len(entries), rows)] or [[]]
-    widths = [_column_width(column, size) for column in columns]
-    panel = Image.new("RGB", (sum(widths) + pad * (len(columns) + 1), max(height, rows_height(columns, row, pad))), PANEL)
+    count = max(len(entries), most)
+    rows = max(1, (height - 2 * pad) // row, -(-count // 4))
+    columns = [entries[i : i + rows] for i in range(0, max(1, count), rows)]
+    least = _column_width([(label, (), detail) for label, detail in widest], size) if widest else 0
+    widths = [max(least, _column_width(column, size)) for column in columns]
+    panel = Image.new("RGB", (sum(widths) + pad * (len(columns) + 1), max(height, min(count, rows) * row + 2 * pad)), PANEL)
     draw = ImageDraw.Draw(panel)
     x = pad
     for column, width in zip(columns, widths, strict=True):
@@ -82,11 +94,6 @@ def legend(entries: Sequence[tuple[str, tuple[int, int, int], str]], height: int
             draw.text((x + width, y + size / 2), detail, MUTED, font(size), anchor="rm")
         x += width + pad
     return panel
-
-
-def rows_height(columns: Sequence[Sequence], row: int, pad: int) -> int:
-    """Pixels that the longest of the columns needs."""
-    return max(len(c) for c in columns) * row + 2 * pad
 
 
 def _column_width(column, size: int) -> int:

@@ -56,17 +56,21 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """The DIGSEG_PROMPTS type. names: K labels; embeddings: per prompt [S,77,D], one row per wording."""
+    """The DIGSEG_PROMPTS type. names: K labels; embeddings: per prompt [S,77,D], one row per wording.
+
+    excluded: those of the names that are taken away from the union of the others.
+    """
 
     names: tuple[str, ...]
     embeddings: tuple[Tensor, ...]
+    excluded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class MaskSource:
     """What a LATENT of masks must carry to be decoded: LATENT["digseg"]. members: [E,F*K,4,h,w] or None.
 
-    threshold and mask_target are the checkpoint's.
+    threshold and mask_target are the checkpoint's; excluded as in EncodedPrompts.
     """
 
     image: EncodedImage
@@ -74,6 +78,7 @@ class MaskSource:
     threshold: float = 0.5
     mask_target: str = "binary"
     members: Tensor | None = None
+    excluded: tuple[str, ...] = ()
 
 
 class MaskLatent(TypedDict):

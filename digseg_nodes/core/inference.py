@@ -18,7 +18,7 @@ from .encoded import EncodedImage, EncodedPrompts, MaskLatent, MaskSource
 from .engine import Engine, Progress
 from .overlay_target import masks_from_pixels
 from .preview import MaskPreview
-from .prompts import Prompt
+from .prompts import Prompt, excluded_names
 
 RESOLUTIONS = (32, 4096)
 """Longest sides in pixels, from and to, that a network is asked to look at."""
@@ -181,7 +181,7 @@ def encode_prompts(engine: Engine, prompts: Sequence[Prompt], progress: Progress
     for prompt in prompts:
         rows.append(engine.encode_texts(prompt.wordings).cpu())  # [S,77,D]
         progress.advance(len(prompt.wordings))
-    return EncodedPrompts(tuple(prompt.name for prompt in prompts), tuple(rows))
+    return EncodedPrompts(tuple(prompt.name for prompt in prompts), tuple(rows), excluded_names(prompts))
 
 
 def sample_masks(
@@ -211,7 +211,8 @@ def sample_masks(
         latents = _sample_chunk(run, chunk)
         for job, latent in zip(chunk, latents, strict=True):
             out[job.member, job.frame * count + job.prompt] += latent / len(prompts.embeddings[job.prompt])
-    source = MaskSource(image, prompts.names, config.threshold, config.mask_target, out if members > 1 else None)
+    kept = out if members > 1 else None
+    source = MaskSource(image, prompts.names, config.threshold, config.mask_target, kept, prompts.excluded)
     return {"samples": out.mean(0), "digseg": source}
 
 
@@ -309,7 +310,7 @@ def decode_masks(engine: Engine, latent: MaskLatent, uncertainty: bool = False, 
     soft = _decode(engine, latent["samples"], source, progress)  # [V,B,K,H,W]
     spread = _spread(engine, soft, source, progress) if uncertainty else None
     mean = soft.mean(0) if len(soft) > 1 else soft[0]
-    return masks.Masks(mean, source.names, source.image.image, source.threshold, spread)
+    return masks.Masks(mean, source.names, source.image.image, source.threshold, spread, source.excluded)
 
 
 def _source_of(latent: MaskLatent) -> MaskSource:

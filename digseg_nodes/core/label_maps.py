@@ -16,10 +16,17 @@ from .pixels import from_bytes
 
 MOST_IDS = 255
 """Classes besides the background in an image of 8 bits."""
+LISTED = 24
+"""Classes that a legend names at most."""
+NOTHING, MORE = "nothing found", "{} more"
 
 
 def draw_map(found: Masks, ids: Tensor, shares: list[float], opacity: float, legend: bool) -> Tensor:
-    """The photo [B,H,W,3] coloured by class ids [B,H,W], with a legend of the classes that were found beside it."""
+    """The photo [B,H,W,3] coloured by class ids [B,H,W], with a legend of the classes that were found beside it.
+
+    One class list gives one size for photos of one size, whatever was found: the legend has room for what LISTED classes
+    take, and names the largest when more were found.
+    """
     colours = palette(len(found.names))
     hard = ((ids == k + 1).float() for k in range(len(found.names)))  # [B,H,W] each
     image = overlay(found.image, hard, from_bytes(colours), opacity)
@@ -27,8 +34,16 @@ def draw_map(found: Masks, ids: Tensor, shares: list[float], opacity: float, leg
         return image
     present = sorted((k for k, s in enumerate(shares) if s > 0), key=lambda k: -shares[k])
     entries = [(found.names[k], tuple(colours[k].tolist()), f"{100 * shares[k]:.1f} %") for k in present]
-    panel = draw.legend(entries or [("nothing found", draw.GRID, "")], image.shape[1])
+    entries = entries or [(NOTHING, draw.GRID, "")]
+    if len(entries) > LISTED:
+        entries = [*entries[: LISTED - 1], (MORE.format(len(entries) - LISTED + 1), draw.GRID, "")]
+    panel = draw.legend(entries, image.shape[1], _widest(found.names), min(len(found.names), LISTED))
     return torch.stack([draw.to_tensor(draw.beside(draw.to_picture(frame), panel)) for frame in image])
+
+
+def _widest(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Every (label, detail) that a legend of these classes may hold."""
+    return [*((name, "100.0 %") for name in names), (NOTHING, ""), (MORE.format(len(names)), "")]
 
 
 def grey_ids(ids: Tensor) -> Tensor:

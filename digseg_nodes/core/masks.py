@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .choices import check_choice
+from .prompts import parse_line
+
+MODES = ("hard", "soft")
+IF_EMPTY = (EMPTY_MASK, WHOLE_PICTURE, SKIP) = ("empty mask", "whole picture", "skip")
+"""What nodes give when nothing is found; skip: what hangs behind them does not run."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,8 @@ class Masks:
 
     soft: [B,K,H,W] float32 in [0,1], frame by frame, within a frame prompt by prompt. names: K labels. image: the
     photo [B,H,W,3] in [0,1]. threshold: the checkpoint's τ. spread: [B,K,H,W] float32 in [0, 0.5], the standard
-    deviation over the masks of all ensemble members and views, or None of a single one.
+    deviation over the masks of all ensemble members and views, or None of a single one. excluded: those of the names whose
+    masks are taken away from the union of the others.
     """
 
     soft: Tensor
@@ -24,6 +33,7 @@ class Masks:
     image: Tensor
     threshold: float = 0.5
     spread: Tensor | None = None
+    excluded: tuple[str, ...] = ()
 
     def select(self, indices: list[int]) -> Masks:
         """The same frames with only the prompts at `indices`, in that order."""
@@ -35,11 +45,75 @@ class Masks:
         return threshold or self.threshold
 
     def index_of(self, name: str) -> int:
-        """Position of a mask by its name, white space ignored; an unknown name raises with the names there are."""
+        """Position of a mask by its name; an unknown name raises with the nearest one and all names there are.
+
+        White space and, unless two names differ in it alone, case do not count.
+        """
         wanted = " ".join(name.split())
-        if wanted not in self.names:
-            raise ValueError(f"There is no mask named {wanted!r}. The masks here are: {', '.join(map(repr, self.names))}.")
-        return self.names.index(wanted)
+        if wanted in self.names:
+            return self.names.index(wanted)
+        folded = [known.casefold() for known in self.names]
+        if wanted.casefold() in folded:
+            return folded.index(wanted.casefold())
+        near = difflib.get_close_matches(wanted.casefold(), folded, n=1)
+        hint = f" Did you mean {self.names[folded.index(near[0])]!r}?" if near else ""
+        raise ValueError(f"There is no mask named {wanted!r}.{hint} The masks here are: {', '.join(map(repr, self.names))}.")
+
+    def choose(self, text: str) -> Choice:
+        """The masks that lines of text name: one name a line, written as in a prompt list, so that one text serves both.
+
+        Synonyms behind a colon are ignored; what a line with - names is taken away. An empty text, or one of such lines
+        alone, chooses all masks that the prompt list did not exclude. ValueError for an unknown name.
+        """
+        chosen, removed = [], []
+        for line in text.splitlines():
+            if line.strip():
+                index, minus = self._named(line.strip())
+                (removed if minus else chosen).append(index)
+        if not chosen:
+            chosen = [i for i, name in enumerate(self.names) if name not in self.excluded]
+            removed += [i for i, name in enumerate(self.names) if name in self.excluded]
+        return Choice(self, tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(removed)))
+
+    def _named(self, line: str) -> tuple[int, bool]:
+        """(position, whether it is to be taken away) of the mask that a line names; a name as it stands goes first."""
+        if line in self.names:
+            return self.names.index(line), False
+        prompt = parse_line(line)
+        return self.index_of(prompt.name), prompt.excluded
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Some masks of a Masks, and those that are taken away from them, by their positions."""
+
+    found: Masks
+    chosen: tuple[int, ...]
+    removed: tuple[int, ...]
+
+    def names(self) -> tuple[str, ...]:
+        """Labels of the chosen masks."""
+        return tuple(self.found.names[i] for i in self.chosen)
+
+    def mask(self, index: int, mode: str, threshold: float) -> Tensor:
+        """The mask number `index` without what is taken away: [B,H,W], mode "soft" or "hard" (threshold in (0,1])."""
+        return self._left(self.found.soft[:, index], mode, threshold)
+
+    def united(self, mode: str, threshold: float) -> Tensor:
+        """All chosen masks together, without what is taken away: [B,H,W], mode "soft" or "hard" (threshold in (0,1])."""
+        return self._left(union(self.found.soft[:, list(self.chosen)]), mode, threshold)
+
+    def _left(self, soft: Tensor, mode: str, threshold: float) -> Tensor:
+        check_choice("mode", mode, MODES)
+        removed = union(self.found.soft[:, list(self.removed)])
+        if mode == "soft":
+            return subtract(soft, removed)
+        return subtract(harden(soft, threshold), harden(removed, threshold))
+
+
+def subtract(mask: Tensor, removed: Tensor) -> Tensor:
+    """What is left of a mask: mask - removed, at least 0, as ComfyUI's MaskComposite does. Of hard masks: set difference."""
+    return (mask - removed).clamp(min=0.0)
 
 
 def soft_mask(decoded: Tensor) -> Tensor:
@@ -58,13 +132,27 @@ def union(soft: Tensor) -> Tensor:
 
 
 def pick(found: Masks, names: str, mode: str, threshold: float) -> Tensor:
-    """The union of the named masks (one name a line, all for an empty text), mode "soft" or "hard": [B,H,W].
+    """The union of the named masks (see `Masks.choose`), mode "soft" or "hard": [B,H,W].
 
-    threshold: 0 for the checkpoint's. ValueError for an unknown name.
+    threshold: 0 for the checkpoint's. ValueError for an unknown name or mode.
     """
-    wanted = [found.index_of(name) for name in names.splitlines() if name.strip()]
-    soft = union((found.select(wanted) if wanted else found).soft)
-    return soft if mode == "soft" else harden(soft, found.threshold_or(threshold))
+    return found.choose(names).united(mode, found.threshold_or(threshold))
+
+
+def fill_empty(mask: Tensor, hard: Tensor, if_empty: str) -> Tensor:
+    """A mask [B,H,W] whose frames without anything in `hard` [B,H,W] are selected as a whole, if that is what is wanted."""
+    check_choice("if_empty", if_empty, IF_EMPTY)
+    if if_empty != WHOLE_PICTURE:
+        return mask
+    return torch.where(hard.flatten(1).any(1)[:, None, None], mask, 1.0)
+
+
+def empty_note(hard: Tensor, if_empty: str) -> str:
+    """What to tell the user when nothing is selected in any frame of `hard` [B,H,W]; else an empty text."""
+    if hard.any():
+        return ""
+    did = {WHOLE_PICTURE: ": the whole picture is selected", SKIP: ": what hangs behind is skipped"}
+    return "nothing found" + did.get(if_empty, "")
 
 
 EMPTY_SIDE = 64
@@ -85,6 +173,30 @@ def as_frames(mask: Tensor, name: str) -> Tensor:
     if not mask.numel():
         raise ValueError(f"{name} holds no mask at all, its shape is {shape}: the node it comes from found nothing.")
     return mask
+
+
+def as_masks(masks: Masks | None, mask: Tensor | None, image: Tensor | None) -> Masks:
+    """Masks as they are, or any MASK (see `as_frames`) as the soft mask of one prompt named "object".
+
+    image: the photo [B,H,W,C] in [0,1] behind the MASK, one frame for all of them or as many; None for black. ValueError
+    unless exactly one of the two is given and the photo has the mask's size.
+    """
+    if (masks is None) == (mask is None):
+        raise ValueError(f"{'Neither' if mask is None else 'Both'} masks and mask are connected; connect one of the two.")
+    if masks is not None:
+        return masks
+    soft = as_frames(mask, "mask").float().cpu().clamp(0.0, 1.0)  # [B,H,W]
+    photo = torch.zeros(*soft.shape, 3) if image is None else image[..., :3].float().cpu()
+    if photo.shape[1:3] != soft.shape[1:] or len(photo) not in (1, len(soft)):
+        raise ValueError(
+            f"The image is {_size_of(photo)} and the mask {_size_of(soft)} (frames x height x width); connect the photo that "
+            f"the mask belongs to.{_why_so_small(soft, photo, ('mask', 'image'))}"
+        )
+    return Masks(soft.unsqueeze(1), ("object",), photo.expand(len(soft), -1, -1, 3))
+
+
+def _size_of(frames: Tensor) -> str:
+    return " x ".join(map(str, frames.shape[:3]))
 
 
 def same_size(first: Tensor, second: Tensor, names: tuple[str, str] = ("prediction", "truth")) -> tuple[Tensor, Tensor]:

@@ -14,23 +14,32 @@ PRESETS = tuple(sorted(p.stem for p in _FOLDER.glob("*.txt")))
 
 @dataclass(frozen=True)
 class Prompt:
-    """One class: its name (the label of its mask) and every wording that asks for it, the name first."""
+    """One class: its name (the label of its mask) and every wording that asks for it, the name first.
+
+    excluded: its mask is taken away from the union of the others.
+    """
 
     name: str
     wordings: tuple[str, ...]
+    excluded: bool = False
+
+
+MINUS = "-\u2212\uff0d"
+"""What a line of an excluded class starts with: the hyphen, the minus sign, the full-width hyphen."""
 
 
 def parse_prompts(text: str) -> list[Prompt]:
     """One prompt per non-empty line. A colon followed by a space (or ending the line) separates the name from synonyms.
 
-    `10:30` or `(left)` are literal. Raises ValueError when nothing is left, or when a name comes twice.
+    `10:30` or `(left)` are literal. A line that starts with `-` names a class to take away from the others. Raises
+    ValueError when nothing is left to select, or when a name comes twice.
     """
     prompts: list[Prompt] = []
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        prompt = _parse_line(line, number)
+        prompt = parse_line(line, number)
         if prompt.name in lines:
             raise ValueError(
                 f"The class {prompt.name!r} is named twice, on lines {lines[prompt.name]} and {number}. "
@@ -40,17 +49,37 @@ def parse_prompts(text: str) -> list[Prompt]:
         prompts.append(prompt)
     if not prompts:
         raise ValueError("The text is empty. Type what to select, one thing a line, for example: red circle")
+    if all(prompt.excluded for prompt in prompts):
+        raise ValueError(
+            "Every line starts with -, which takes a thing away, so nothing is left to select. Write what to select without it."
+        )
     return prompts
 
 
-def _parse_line(line: str, number: int) -> Prompt:
-    name, *rest = re.split(r":\s+|:$", line.strip(), maxsplit=1)
+def excluded_names(prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """Names of the prompts whose masks are taken away from the union."""
+    return tuple(prompt.name for prompt in prompts if prompt.excluded)
+
+
+def note_on_separators(prompts: Sequence[Prompt]) -> str:
+    """What to tell a user whose only prompt looks like several in one line, as other packs write them; else empty."""
+    if len(prompts) != 1 or not re.search(r"\S\s*(?:[,|;\u3001\uff0c\uff1b\u3002]|\.\s)\s*\S", prompts[0].name):
+        return ""
+    return "One line is one prompt; write one thing a line"
+
+
+def parse_line(line: str, number: int = 1) -> Prompt:
+    """The prompt on one line that is not empty; number: of the line, for the ValueError when it has no name."""
+    line = line.strip()
+    if excluded := line[0] in MINUS:
+        line = line[1:].strip()
+    name, *rest = re.split(r":\s+|:$", line, maxsplit=1)
     name = " ".join(name.split())
     synonyms = [" ".join(s.split()) for s in rest[0].split(",")] if rest else []
     if not name:
-        raise ValueError(f"Line {number} ({line.strip()!r}) has no name before the colon. Write: name: synonym, synonym")
+        raise ValueError(f"Line {number} ({line!r}) has no name before the colon. Write: name: synonym, synonym")
     wordings = dict.fromkeys([name, *(s for s in synonyms if s)])
-    return Prompt(name, tuple(wordings))
+    return Prompt(name, tuple(wordings), excluded)
 
 
 def preset_text(name: str) -> str:

@@ -13,7 +13,7 @@ from .engine import Engine
 from .inference import ImageSettings, SamplerSettings, decode_masks, encode_image, encode_prompts, sample_masks
 from .masks import Masks
 from .pixels import from_bytes
-from .prompts import Prompt, parse_prompts
+from .prompts import Prompt, excluded_names, parse_prompts
 
 
 class Segmenter:
@@ -53,7 +53,8 @@ class Segmenter:
         if fresh:
             rows = encode_prompts(self.engine, fresh).embeddings
             self.texts.update(zip((prompt.wordings for prompt in fresh), rows, strict=True))
-        return EncodedPrompts(tuple(prompt.name for prompt in prompts), tuple(self.texts[prompt.wordings] for prompt in prompts))
+        rows = tuple(self.texts[prompt.wordings] for prompt in prompts)
+        return EncodedPrompts(tuple(prompt.name for prompt in prompts), rows, excluded_names(prompts))
 
 
 def _as_frames(image: np.ndarray | Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from .. import host
 
 host.register_folders(Path(__file__).resolve().parent.parent / "models")
 
-from . import load, lora, masks, measure, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
+from . import load, lora, masks, measure, objects, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
 
 NODES: list[type[io.ComfyNode]] = [
     load.DiGSegCheckpointLoader,
@@ -21,6 +21,8 @@ NODES: list[type[io.ComfyNode]] = [
     steps.DiGSegDecodeMasks,
     segment.DiGSegSegment,
     masks.DiGSegPickMask,
+    masks.DiGSegListMasks,
+    objects.DiGSegSplitObjects,
     measure.DiGSegSemanticMap,
     measure.DiGSegUncertainty,
     measure.DiGSegCompareMasks,

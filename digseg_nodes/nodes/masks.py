@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from comfy_api.latest import io, ui
 
+from .. import host
 from ..core import masks as mask_ops
+from ..core.notes import with_words
 from . import types
 from .types import CATEGORY
 
@@ -27,20 +30,11 @@ class DiGSegPickMask(io.ComfyNode):
             description="Picks the mask of one prompt, or the union of several, as a MASK for any other node.",
             inputs=[
                 types.DigsegMasks.Input("masks", tooltip="Masks of DiGSeg Segment or DiGSeg Decode Masks."),
-                io.String.Input(
-                    "names",
-                    default="",
-                    multiline=True,
-                    tooltip="Names as typed in the prompt, one a line; several are united. Empty: all of them.",
-                ),
-                io.Combo.Input(
-                    "mode",
-                    options=["hard", "soft"],
-                    default="hard",
-                    tooltip="hard: exactly 0 or 1. soft: the model's own values from 0 to 1.",
-                ),
+                types.names_input(),
+                types.mode_input(),
                 types.threshold_input(),
                 io.Boolean.Input("invert", default=False, tooltip="Select everything else."),
+                types.if_empty_input(),
             ],
             outputs=[
                 io.Mask.Output(display_name="mask", tooltip="[frames, H, W], the size of the photo."),
@@ -52,9 +46,59 @@ class DiGSegPickMask(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, masks: Masks, names: str, mode: str, threshold: float, invert: bool) -> io.NodeOutput:
+    def execute(
+        cls, masks: Masks, names: str, mode: str, threshold: float, invert: bool, if_empty: str = mask_ops.EMPTY_MASK
+    ) -> io.NodeOutput:
         mask = mask_ops.pick(masks, names, mode, threshold)
-        hard = mask if mode == "hard" else mask_ops.harden(mask, masks.threshold_or(threshold))
+        hard = mask if mode == "hard" else mask_ops.pick(masks, names, "hard", threshold)
         if invert:
             mask, hard = 1.0 - mask, 1.0 - hard
-        return io.NodeOutput(mask, float(hard.mean()), ui=ui.PreviewMask(mask, cls=cls))
+        mask = mask_ops.fill_empty(mask, hard, if_empty)
+        shown = mask.unsqueeze(-1).expand(-1, -1, -1, 3)
+        if note := mask_ops.empty_note(hard, if_empty):
+            shown = with_words(shown, note)
+        skips = if_empty == mask_ops.SKIP and note
+        return io.NodeOutput(host.skipped() if skips else mask, float(hard.mean()), ui=ui.PreviewImage(shown, cls=cls))
+
+
+class DiGSegListMasks(io.ComfyNode):
+    """DIGSEG_MASKS → every prompt's mask by itself, as a batch and as a list with names."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiGSegListMasks",
+            display_name="DiGSeg List Masks",
+            category=CATEGORY,
+            description="Gives the masks of all prompts one by one: as a batch, and as a list, for nodes that then run once for "
+            "every mask.",
+            inputs=[
+                types.DigsegMasks.Input("masks", tooltip="Masks of DiGSeg Segment or DiGSeg Decode Masks."),
+                types.names_input(),
+                types.mode_input(),
+                types.threshold_input(),
+                io.Int.Input(
+                    "frame",
+                    default=0,
+                    min=0,
+                    max=99999,
+                    tooltip="Whose masks the batch holds, 0 for the first frame; past the end, the last one.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="batch", tooltip="One mask a prompt of a single frame, [prompts, H, W]."),
+                io.Mask.Output(
+                    display_name="list",
+                    is_output_list=True,
+                    tooltip="One mask a prompt, each with all frames, [frames, H, W]. What hangs here runs once a prompt.",
+                ),
+                io.String.Output(display_name="name list", is_output_list=True, tooltip="The prompts' names, in the same order."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, masks: Masks, names: str, mode: str, threshold: float, frame: int) -> io.NodeOutput:
+        choice, tau = masks.choose(names), masks.threshold_or(threshold)
+        every = [choice.mask(index, mode, tau) for index in choice.chosen]
+        batch = torch.stack([mask[min(frame, len(mask) - 1)] for mask in every])
+        return io.NodeOutput(batch, every, list(choice.names()))

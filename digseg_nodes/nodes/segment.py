@@ -9,7 +9,8 @@ from comfy_api.latest import io, ui
 from .. import host
 from ..core import inference, masks
 from ..core.draw import draw_overlay, to_picture
-from ..core.prompts import parse_prompts
+from ..core.notes import told
+from ..core.prompts import note_on_separators, parse_prompts
 from . import types
 from .types import CATEGORY
 
@@ -78,5 +79,6 @@ class DiGSegSegment(io.ComfyNode):
         found = inference.segment(engine, image, prompts, settings, look, uncertainty, progress)
         overlay = draw_overlay(found, threshold)
         progress.advance(0, to_picture(overlay[0]))  # a node keeps showing its last preview
-        united = masks.harden(masks.union(found.soft), found.threshold_or(threshold))
-        return io.NodeOutput(found, united, overlay, ui=ui.PreviewImage(overlay, cls=cls))
+        united = masks.pick(found, "", "hard", threshold)
+        shown = told(overlay, note_on_separators(prompts))
+        return io.NodeOutput(found, united, overlay, ui=ui.PreviewImage(shown, cls=cls))

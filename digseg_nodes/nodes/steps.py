@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from .. import host
 from ..core import inference
-from ..core.prompts import PRESETS, parse_prompts, preset_text
+from ..core.prompts import PRESETS, note_on_separators, parse_prompts, preset_text
 from . import types
 from .types import CATEGORY
 
@@ -47,7 +48,10 @@ class DiGSegPrompts(io.ComfyNode):
     @classmethod
     def execute(cls, clip: CLIP, text: str, preset: str) -> io.NodeOutput:
         listed = "" if preset == NO_PRESET else preset_text(preset)
-        return io.NodeOutput(inference.encode_prompts(host.HostEngine(clip=clip), parse_prompts(f"{text}\n{listed}")))
+        prompts = parse_prompts(f"{text}\n{listed}")
+        if note := note_on_separators(prompts):
+            logging.warning("DiGSeg Text Prompts: %s.", note)
+        return io.NodeOutput(inference.encode_prompts(host.HostEngine(clip=clip), prompts))
 
 
 class DiGSegEncodeImage(io.ComfyNode):

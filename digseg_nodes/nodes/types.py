@@ -4,10 +4,15 @@ from comfy_api.latest import io
 
 from .. import host
 from ..core.checkpoint import MASK_TARGETS
+from ..core.masks import EMPTY_MASK, IF_EMPTY, MODES
 
 DigsegMasks = io.Custom("DIGSEG_MASKS")
 DigsegImage = io.Custom("DIGSEG_IMAGE")
 DigsegPrompts = io.Custom("DIGSEG_PROMPTS")
+BoundingBox = io.Custom("BOUNDING_BOX")
+"""ComfyUI's own boxes, by name: older ComfyUI has no class for them."""
+Segs = io.Custom("SEGS")
+"""Impact Pack's segments."""
 
 CATEGORY = "DiGSeg"
 
@@ -18,8 +23,8 @@ def text_input():
         "text",
         multiline=True,
         default="red circle",
-        tooltip="What to select, one thing a line. Synonyms go behind a colon: car: automobile, sedan. "
-        "Text is taken literally: brackets are not weights.",
+        tooltip="What to select, one thing a line. Synonyms go behind a colon: car: automobile, sedan. A line that starts with "
+        "- is taken away from the others: -eyes. Text is taken literally: brackets are not weights, commas do not separate.",
     )
 
 
@@ -96,6 +101,39 @@ def threshold_input():
         step=0.01,
         tooltip="Where a soft mask becomes a hard one (0.01 to 1). 0 takes the checkpoint's own value, usually 0.5. "
         "Lower selects more.",
+    )
+
+
+def names_input():
+    """Which masks to take, written as in a prompt list."""
+    return io.String.Input(
+        "names",
+        default="",
+        multiline=True,
+        tooltip="Names as typed in the prompt, one a line; the prompt text itself may be wired in. Upper and lower case do not "
+        "count. A line that starts with - takes its mask away. Empty: all prompts, without those that start with -.",
+    )
+
+
+def mode_input():
+    """Hard or soft masks."""
+    return io.Combo.Input(
+        "mode",
+        options=list(MODES),
+        default="hard",
+        tooltip="hard: exactly 0 or 1. soft: the model's own values from 0 to 1.",
+    )
+
+
+def if_empty_input():
+    """What to give when nothing is found."""
+    return io.Combo.Input(
+        "if_empty",
+        options=list(IF_EMPTY),
+        default=EMPTY_MASK,
+        optional=True,
+        tooltip="What to give when nothing is found. empty mask: zeros of full size. whole picture: everything is selected, for "
+        "nodes that cannot crop to nothing. skip: the nodes behind this one do not run.",
     )
 
 

@@ -13,7 +13,7 @@ from tools.graphs import GRAPHS
 NODES = {
     *("DiGSegCheckpointLoader", "DiGSegUNETLoader", "DiGSegLoraLoader", "DiGSegBaseLoader"),
     *("DiGSegPrompts", "DiGSegEncodeImage", "DiGSegSampler", "DiGSegDecodeMasks", "DiGSegSegment"),
-    *("DiGSegPickMask", "DiGSegSemanticMap", "DiGSegUncertainty", "DiGSegCompareMasks"),
+    *("DiGSegPickMask", "DiGSegListMasks", "DiGSegSplitObjects", "DiGSegSemanticMap", "DiGSegUncertainty", "DiGSegCompareMasks"),
     *("DiGSegConditioning", "DiGSegSigmas"),
 }
 

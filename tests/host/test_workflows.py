@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 
 import av
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 import dev
 from tools import demo
 from tools.api import to_prompt
-from tools.graphs import AERIAL, BIG, PAINT, SCENE, THINGS
+from tools.graphs import AERIAL, AERIAL_TEXT, BIG, PAINT, SCENE, THINGS
 
 FOLDER = dev.ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -166,6 +167,13 @@ def test_tiles_find_small_things_that_the_whole_image_misses(finished):
     changed = [(np.abs(shown.astype(int) - photo(AERIAL)).max(-1) > 25).mean() for shown in (whole, tiled)]
     assert 0.02 < changed[1] < 0.2, "18 of 36 objects cover about 6 % of the picture"
     assert tiled.shape == (512, 512, 3)
+
+
+def test_objects_are_counted_right(finished):
+    done = finished("count_objects")
+    rows = json.loads(done.text(1))
+    assert done.text() == "18" and Counter(row["label"] for row in rows) == dict.fromkeys(AERIAL_TEXT.splitlines(), 6)
+    assert len(done.pictures("PreviewImage")) == 3
 
 
 def test_stock_samplers_find_the_same(finished):

@@ -35,6 +35,16 @@ def test_a_legend_is_drawn_beside_the_map():
     assert [bool((panel == colour).all(-1).any()) for colour in palette(3).float()] == [True, False, True]
 
 
+@pytest.mark.parametrize("count", [1, 3, 30, 150])
+def test_one_class_list_gives_one_size_whatever_was_found(count):
+    names = tuple(f"class {i}" * (1 + i % 3) for i in range(count))
+    found = Masks(torch.zeros(1, count, 96, 128), names, torch.full((1, 96, 128, 3), 0.5))
+    ids = torch.zeros(1, 96, 128, dtype=torch.int64)
+    some = [[0.0] * count, [0.5] + [0.0] * (count - 1), [0.0] * (count - 1) + [1.0], [1 / count] * count]
+    sizes = {draw_map(found, ids, shares, 0.5, legend=True).shape for shares in some}
+    assert len(sizes) == 1 and sizes.pop()[1] < 700
+
+
 def test_ids_survive_eight_bits_however_they_are_rounded():
     ids = torch.arange(MOST_IDS + 1).view(1, 16, 16)
     grey = grey_ids(ids)[..., 0] * 255

@@ -5,7 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from digseg_nodes.core.masks import Masks, harden, outline, overlay, pick, same_size, semantic_map, soft_mask, union
+from digseg_nodes.core.masks import (
+    EMPTY_MASK,
+    SKIP,
+    WHOLE_PICTURE,
+    Masks,
+    empty_note,
+    fill_empty,
+    harden,
+    outline,
+    overlay,
+    pick,
+    same_size,
+    semantic_map,
+    soft_mask,
+    subtract,
+    union,
+)
 
 
 def test_soft_mask_is_the_unclamped_mean_of_the_channels():
@@ -98,3 +114,41 @@ def test_masks_of_every_rank_are_compared_alike(shape):
 def test_masks_that_cannot_be_compared_are_told_why(first, second, words):
     with pytest.raises(ValueError, match=words):
         same_size(first, second)
+
+
+def faces() -> Masks:
+    soft = torch.zeros(1, 3, 4, 6)
+    soft[0, 0, :, :4], soft[0, 1, 1:3, 1:3], soft[0, 2, :, 5] = 0.9, 0.6, 0.8
+    return Masks(soft, ("Face", "eyes", "hat"), torch.rand(1, 4, 6, 3), excluded=("eyes",))
+
+
+def test_excluded_masks_are_taken_away_and_stay_pickable():
+    found = faces()
+    face, eyes, hat = (harden(found.soft[:, k]) for k in range(3))
+    assert torch.equal(pick(found, "", "hard", 0.5), subtract(torch.maximum(face, hat), eyes))
+    assert torch.equal(pick(found, "face", "hard", 0.5), face), "only what is named counts"
+    assert torch.equal(pick(found, "EYES", "hard", 0.5), eyes)
+    assert torch.equal(pick(found, "face: head, visage\n-eyes", "hard", 0.5), subtract(face, eyes))
+    assert torch.equal(pick(found, "- hat", "hard", 0.5), subtract(face, torch.maximum(eyes, hat)))
+    assert torch.equal(pick(found, "face\n-eyes", "soft", 0.5), (found.soft[:, 0] - found.soft[:, 1]).clamp(min=0))
+    assert found.choose("").names() == ("Face", "hat")
+
+
+def test_names_are_found_without_regard_to_case_and_the_nearest_is_named():
+    found = faces()
+    assert found.index_of("face") == 0 and found.index_of(" EYES ") == 1
+    both = Masks(found.soft, ("Face", "face", "hat"), found.image)
+    assert both.index_of("face") == 1 and both.index_of("FACE") == 0
+    with pytest.raises(ValueError, match=r"no mask named 'eys'\. Did you mean 'eyes'\? .*: 'Face', 'eyes', 'hat'"):
+        pick(found, "eys", "hard", 0.5)
+    named = Masks(found.soft, ("-5 sign", "a: b", "hat"), found.image)
+    assert named.choose("-5 sign\na: b").chosen == (0, 1), "a name as it stands goes first"
+
+
+def test_an_empty_mask_stays_or_becomes_the_whole_picture_frame_by_frame():
+    hard = torch.zeros(2, 3, 3)
+    hard[1, 0, 0] = 1
+    assert torch.equal(fill_empty(hard, hard, EMPTY_MASK), hard)
+    filled = fill_empty(hard, hard, WHOLE_PICTURE)
+    assert filled[0].all() and torch.equal(filled[1], hard[1])
+    assert empty_note(hard, SKIP) == "" and "skipped" in empty_note(hard * 0, SKIP)

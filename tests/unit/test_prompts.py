@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from digseg_nodes.core.prompts import Prompt, parse_prompts, parse_thresholds
+from digseg_nodes.core.prompts import Prompt, excluded_names, note_on_separators, parse_prompts, parse_thresholds
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,28 @@ def test_wrong_thresholds_name_the_line(text, message):
 def test_a_threshold_without_a_colon_is_told_how_to_be_written():
     with pytest.raises(ValueError, match=r"Line 1 \('person 0.4'\): there is no colon; write e.g. person: 0.4"):
         parse_thresholds("person 0.4", ["person", "car"], 0.5)
+
+
+@pytest.mark.parametrize("line", ["-eyes", "- eyes: pupils", "\u2212eyes", "\uff0d eyes"])
+def test_a_line_with_a_minus_is_excluded_under_its_name(line):
+    face, eyes = parse_prompts(f"face\n{line}")
+    assert (face.excluded, eyes.excluded, eyes.name) == (False, True, "eyes")
+    assert excluded_names([face, eyes]) == ("eyes",)
+
+
+def test_nothing_but_excluded_lines_selects_nothing():
+    with pytest.raises(ValueError, match="Every line starts with -"):
+        parse_prompts("- cat\n- dog")
+    with pytest.raises(ValueError, match="no name before the colon"):
+        parse_prompts("face\n-")
+
+
+@pytest.mark.parametrize("text", ["red circle, blue star", "cat | dog", "cat. dog.", "cat . dog", "红圆、蓝星"])
+def test_one_line_that_looks_like_several_prompts_gets_a_note(text):
+    prompts = parse_prompts(text)
+    assert [prompt.name for prompt in prompts] == [text] and "one thing a line" in note_on_separators(prompts)
+
+
+@pytest.mark.parametrize("text", ["red circle", "a 1.5 l bottle", "cat, dog\nbird", "car: automobile, sedan", "the end."])
+def test_others_get_none(text):
+    assert note_on_separators(parse_prompts(text)) == ""
