@@ -6,7 +6,9 @@ Start the same command again to continue a stopped run. `accelerate launch train
 """
 
 import argparse
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 if not __package__:
@@ -21,8 +23,14 @@ def finetune(path: Path, overrides: list[str]) -> None:
 
     config = load_config(path, overrides)
     from train.learning.loop import Trainer
+    from train.learning.run_lock import sole_training
+    from train.settings.folders import make_folder
 
-    Trainer(config).run()
+    make_folder(config.output, "output")
+    make_folder(config.cache, "cache")
+    first_process = os.environ.get("RANK", "0") == "0"
+    with sole_training(config.output) if first_process else nullcontext():
+        Trainer(config).run()
 
 
 def main(line: list[str] | None = None) -> None:
