@@ -22,16 +22,21 @@ if not __package__:
 from digseg_nodes.core.files import write_text
 from train.data.base import ABSENT_GROUPS
 from train.settings.command import run
+from train.settings.inference_options import add_inference_options, check_inference_options
 
 EXTREMES = 12
 
 
 @dataclass
 class Run:
-    """One (steps, ensemble, mirror) of an evaluation: its records so far, its extreme results, the seconds it took."""
+    """One (steps, ensemble, mirror) of an evaluation: its records so far, its extreme results, the seconds it took.
+
+    calls: of the U-Net for one mask of an untiled image.
+    """
 
     steps: int
     ensemble: int
+    calls: int
     mirror: bool = False
     records: list = field(default_factory=list)
     worst: list = field(default_factory=list)
@@ -63,8 +68,7 @@ class Run:
         """Everything about this run as JSON values."""
         from train.scoring.scores import as_json, summarise, threshold_sweep
 
-        calls = self.steps * self.ensemble * (2 if self.mirror else 1)
-        values = {"steps": self.steps, "ensemble": self.ensemble, "mirror": self.mirror, "unet_calls": calls}
+        values = {"steps": self.steps, "ensemble": self.ensemble, "mirror": self.mirror, "unet_calls": self.calls}
         values |= {"seconds": round(self.seconds, 2), **summarise(self.records), "sweep": threshold_sweep(self.records)}
         if self.closed is not None:
             values["closed"] = self.closed.summary()
@@ -78,12 +82,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from train.networks.engine import open_segmenter
     from train.scoring.report import write_evaluation
 
+    check_inference_options(arguments)
     accelerator = Accelerator(cpu=arguments.cpu)
     files = (arguments.checkpoint, arguments.components, arguments.lora)
     engine = open_segmenter(*files, accelerator.device, arguments.batch_size).engine
     threshold = engine.config.threshold if arguments.threshold is None else arguments.threshold
-    steps = arguments.steps or [engine.config.default_steps]
-    runs = [Run(*pair, mirror=arguments.mirror) for pair in product(steps, arguments.ensemble)]
+    runs = planned_runs(engine.config, arguments)
     score_runs(runs, engine, threshold, arguments, accelerator)
     if not accelerator.is_main_process:
         return
@@ -96,6 +100,19 @@ def evaluate(arguments: argparse.Namespace) -> None:
     for values in report["runs"]:
         print_summary(values)
     print(f"wrote {arguments.report} and {arguments.report.with_suffix('.html')}")
+
+
+def planned_runs(config, arguments: argparse.Namespace) -> list[Run]:
+    """A run for every pair of --steps and --ensemble on the checkpoint of `config`."""
+    from digseg_nodes.core.inference import ImageSettings, SamplerSettings, Workload
+
+    views = ImageSettings(mirror=arguments.mirror).views
+    runs = []
+    for steps, ensemble in product(arguments.steps or [0], arguments.ensemble):
+        settings = SamplerSettings(steps=steps, ensemble=ensemble)
+        calls = Workload.of_sampling(config, 1, views, settings).samples
+        runs.append(Run(steps or config.default_steps, ensemble, calls, arguments.mirror))
+    return runs
 
 
 def score_runs(runs: list[Run], engine, threshold: float, arguments: argparse.Namespace, accelerator) -> None:
@@ -155,22 +172,13 @@ def print_summary(values: dict) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="DiGSeg checkpoint, file or diffusers folder")
     parser.add_argument("--data", type=Path, required=True, help="data YAML, see train/configs/data/")
     parser.add_argument("--report", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--components", type=Path, help="checkpoint with VAE and text encoder, for a U-Net-only file")
-    parser.add_argument("--lora", type=Path, help="LoRA file to add to the checkpoint")
+    add_inference_options(parser, several=True)
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     parser.add_argument("--closed", action="store_true", help="also ask for every class and take the best per pixel")
     parser.add_argument("--images", type=int, help="stop after this many images")
-    parser.add_argument("--steps", type=int, nargs="+", help="DDIM steps, default: the checkpoint's")
-    parser.add_argument("--ensemble", type=int, nargs="+", default=[1], help="noises per mask, default 1")
-    parser.add_argument("--mirror", action="store_true", help="average with the masks of the mirrored image: twice the work")
-    parser.add_argument("--tile", type=int, default=0, help="side of overlapping tiles in image pixels, 0 for the whole image")
-    parser.add_argument("--threshold", type=float, help="tau in (0, 1), default: the checkpoint's")
-    parser.add_argument("--resolution", type=int, help="longest side in pixels, default: the checkpoint's")
     parser.add_argument("--batch-size", type=int, default=32, help="masks per U-Net call")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
     parser.add_argument("--records", action="store_true", help="put every prompt's score into the report")
     return parser

@@ -1,92 +1,157 @@
-"""Segment a folder of images without ComfyUI.
+"""Segment photos without ComfyUI.
 
-python train/predict.py --checkpoint FILE --images FOLDER --prompts "cat" "dog: puppy" --output FOLDER
+python train/predict.py --checkpoint FILE --images PHOTOS --prompts "cat" "dog: puppy" --output FOLDER
 
-Writes masks/<prompt>/<image>.png (black and white), semantic/<image>.png (palette PNG, 0 is background, k the k-th
-prompt) and overlays/<image>.jpg. Images whose three files are there already are skipped: start again after a stop.
+PHOTOS is a folder, a .txt with one path a line, or tar shards (a file, a folder of them or "shards/*.tar"). Writes
+masks/<prompt>/<photo>.png (black and white), semantic/<photo>.png (palette PNG, 0 is background, k the k-th prompt),
+overlays/<photo>.jpg, predictions.jsonl (area, score and box of every mask; a line for each photo) and settings.json. What
+is there already is not done again: start again after a stop. A photo that cannot be read is named and left out.
+`accelerate launch train/predict.py ...` shares the photos among several GPUs.
 """
 
 import argparse
-import re
+import json
 import sys
 from pathlib import Path
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
-
-from digseg_nodes.core.files import written_atomically
+from digseg_nodes.core.checkpoint import CheckpointError
+from digseg_nodes.core.file_names import word_names
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings
-from digseg_nodes.core.masks import overlay, semantic_map
-from digseg_nodes.core.palettes import palette
-from digseg_nodes.core.prompts import parse_prompts
+from digseg_nodes.core.label_maps import MOST_IDS
+from digseg_nodes.core.prompts import Prompt, parse_prompts
+from train.data.base import DataError
 from train.settings.command import run
+from train.settings.inference_options import add_inference_options, check_inference_options
+from train.settings.yaml_config import ConfigError
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    """Load the checkpoint and go through the folder."""
-    from train.data.folder import list_images
-    from train.data.labelled import read_photo
-    from train.networks.engine import open_segmenter
+    """Load the checkpoint and go through this process's share of the photos; DataError at the end when some failed."""
+    from accelerate.utils import gather_object
 
-    prompts = parse_prompts("\n".join(arguments.prompts))
-    segmenter = open_segmenter(arguments.checkpoint, arguments.components, arguments.lora, arguments.device)
+    from train.networks.engine import open_segmenter
+    from train.predicting.coco_json import write_coco
+    from train.predicting.masks_on_disk import Layout
+    from train.predicting.photos import find_photos, share_of
+    from train.predicting.record import Record
+
+    check_inference_options(arguments)
+    prompts = read_prompts(arguments.prompts)
+    photos, hidden = find_photos(arguments.images)
+    processes = start_processes(arguments.device)
+    files = (arguments.checkpoint, arguments.components, arguments.lora)
+    segmenter = open_segmenter(*files, arguments.device or processes.device)
+    threshold = segmenter.engine.config.threshold if arguments.threshold is None else arguments.threshold
+    layout = Layout(arguments.output, word_names([prompt.name for prompt in prompts]))
+    record = Record(arguments.output, settings_of(arguments, prompts, threshold), processes.process_index)
+    record.check(arguments.overwrite)
+    done = record.done()
+    processes.wait_for_everyone()  # before anybody writes
+    if processes.is_main_process:
+        record.begin()
+        if hidden:
+            print(f"left out as hidden: {', '.join(hidden)}", file=sys.stderr)
+    left = [
+        photo
+        for photo in share_of(photos, processes.process_index, processes.num_processes)
+        if (photo.name, photo.size) not in done or not layout.complete(photo.stem)
+    ]
+    failed = gather_object(segment_all(left, segmenter, prompts, threshold, arguments, layout, record))
+    if not processes.is_main_process:
+        return
+    record.merge(photos)
+    if arguments.coco:
+        write_coco(record, [prompt.name for prompt in prompts])
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(photos)} photos could not be segmented, the others are done: {', '.join(sorted(failed)[:10])}"
+            f"{' ...' if len(failed) > 10 else ''}. Mend or remove them, and start the same command again."
+        )
+
+
+def segment_all(left, segmenter, prompts: list[Prompt], threshold: float, arguments, layout, record) -> list[str]:
+    """Write the files and the line of every photo of `left`; returns the names of those that could not be segmented."""
+    from tqdm import tqdm
+
+    from train.predicting.masks_on_disk import write_masks
+
     settings = SamplerSettings(arguments.seed, arguments.steps or 0, arguments.ensemble)
     look = ImageSettings(arguments.resolution or 0, arguments.tile, arguments.mirror)
-    threshold = segmenter.engine.config.threshold if arguments.threshold is None else arguments.threshold
-    for path in tqdm(list_images(arguments.images), unit="image"):
-        targets = output_files(arguments.output, path.stem, [prompt.name for prompt in prompts])
-        if not all(target.is_file() for target in targets):
-            image = read_photo(path)
+    failed = []
+    for photo in tqdm(left, unit="image", disable=None if record.rank == 0 else True):
+        try:
+            image = photo.read()
             segmenter.set_image(image, look)
-            write_all(targets, image, segmenter.predict(prompts, settings).soft[0], threshold)
+            ask = lambda some: segmenter.predict(some, settings).soft[0]  # noqa: E731
+            said = write_masks(image, photo.stem, prompts, ask, threshold, layout)
+        except CheckpointError:
+            raise  # every other photo would fail as well
+        except ValueError as error:
+            tqdm.write(f"{photo.name}: {error}", file=sys.stderr)
+            failed.append(photo.name)
+        else:
+            record.add(photo, image.shape[:2], said)
+    return failed
 
 
-def output_files(folder: Path, stem: str, names: list[str]) -> list[Path]:
-    """One mask per prompt, then the palette PNG, then the overlay."""
-    masks = [folder / "masks" / re.sub(r"[^\w-]+", "_", name) / f"{stem}.png" for name in names]
-    return [*masks, folder / "semantic" / f"{stem}.png", folder / "overlays" / f"{stem}.jpg"]
+def read_prompts(texts: list[str]) -> list[Prompt]:
+    """The prompts of the command line; raises ConfigError for none, too many, or two of one name."""
+    try:
+        prompts = parse_prompts("\n".join(texts))
+    except ValueError as error:
+        raise ConfigError(f"--prompts: {error}") from error
+    if len(prompts) > MOST_IDS:
+        raise ConfigError(f"--prompts: {len(prompts)} prompts; a palette PNG numbers up to {MOST_IDS}. Ask in several runs.")
+    return prompts
 
 
-def write_all(targets: list[Path], image: np.ndarray, soft: Tensor, threshold: float) -> None:
-    """Write the files of one image, each under a temporary name first."""
-    hard = soft > threshold
-    colours = palette(len(soft))
-    pictures = [Image.fromarray((mask.numpy() * 255).astype(np.uint8)) for mask in hard]
-    ids = semantic_map(soft[None], torch.full((len(soft),), threshold))[0].numpy().astype(np.uint8)
-    indexed = Image.fromarray(ids).convert("P")
-    indexed.putdata(ids.flatten())
-    indexed.putpalette([0, 0, 0, *np.asarray(colours).flatten().tolist()])
-    photo = torch.from_numpy(image.copy())[None].float() / 255
-    painted = overlay(photo, hard[:, None].float(), torch.as_tensor(np.asarray(colours)).float() / 255)[0]
-    pictures += [indexed, Image.fromarray((painted.numpy() * 255).round().astype(np.uint8))]
-    for target, picture in zip(targets, pictures, strict=True):
-        with written_atomically(target) as temporary:
-            picture.save(temporary, "JPEG" if target.suffix == ".jpg" else "PNG")
+def start_processes(device: str | None):
+    """Which process this is, among those that `accelerate launch` started; ConfigError for a device that is not there."""
+    from datetime import timedelta
+
+    import torch
+    from accelerate import PartialState
+
+    if device is not None:
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    several = {"timeout": timedelta(days=7)} if torch.distributed.is_torchelastic_launched() else {}  # shares end far apart
+    return PartialState(cpu=device == "cpu", **several)
+
+
+def settings_of(arguments: argparse.Namespace, prompts: list[Prompt], threshold: float) -> dict:
+    """All that the masks depend on, as JSON values."""
+    from train.predicting.record import fingerprint
+
+    files = {"checkpoint": arguments.checkpoint, "components": arguments.components, "lora": arguments.lora}
+    named = {name: f"{path.name} {fingerprint(path)}" for name, path in files.items() if path}
+    asked = {name: getattr(arguments, name) for name in ("steps", "ensemble", "mirror", "tile", "resolution", "seed")}
+    asked |= {name: asked[name] or 0 for name in ("steps", "resolution")}  # 0: the checkpoint's
+    values = {**named, **asked, "threshold": threshold, "prompts": {prompt.name: prompt.wordings for prompt in prompts}}
+    return json.loads(json.dumps(values))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, help='folder, list (.txt), or tar shards such as "shards/*.tar"')
+    parser.add_argument("--prompts", nargs="+", required=True, help='what to look for, e.g. "cat" or "dog: puppy, hound"')
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    add_inference_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="make masks anew that other settings have made")
+    parser.add_argument("--coco", action="store_true", help="also write predictions.coco.json with every mask as run lengths")
+    parser.add_argument("--device", help="torch device, default: a GPU where there is one")
+    return parser
 
 
 def main(line: list[str] | None = None) -> None:
     """Parse the command line and predict."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="DiGSeg checkpoint, file or diffusers folder")
-    parser.add_argument("--images", type=Path, required=True, help="folder of images")
-    parser.add_argument("--prompts", nargs="+", required=True, help='what to look for, e.g. "cat" or "dog: puppy, hound"')
-    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--components", type=Path, help="checkpoint with VAE and text encoder, for a U-Net-only file")
-    parser.add_argument("--lora", type=Path, help="LoRA file to add to the checkpoint")
-    parser.add_argument("--steps", type=int, help="DDIM steps, default: the checkpoint's")
-    parser.add_argument("--ensemble", type=int, default=1, help="noises per mask, default 1")
-    parser.add_argument("--mirror", action="store_true", help="average with the masks of the mirrored image: twice the work")
-    parser.add_argument("--tile", type=int, default=0, help="side of overlapping tiles in image pixels, 0 for the whole image")
-    parser.add_argument("--threshold", type=float, help="tau in (0, 1), default: the checkpoint's")
-    parser.add_argument("--resolution", type=int, help="longest side in pixels, default: the checkpoint's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="torch device, default: a GPU where there is one")
+    parser = make_parser()
     arguments = parser.parse_args(line)
     run(parser.prog, lambda: predict(arguments))
 

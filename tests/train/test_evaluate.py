@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from digseg_nodes.core.checkpoint import CheckpointConfig
 from digseg_nodes.core.inference import ImageSettings
 from tests.train.helpers import tiny_base
 from train.data.build import open_split
 from train.data.config import load_data
-from train.evaluate import main
+from train.evaluate import main, make_parser, planned_runs
 from train.networks.bases import load_networks
 from train.networks.engine import DiffusersEngine
 from train.scoring.predictions import encoded_samples
@@ -38,6 +39,13 @@ def test_the_report(data, tmp_path):
     mirrored = json.loads(report.read_text(encoding="utf-8"))["runs"][0]
     assert (first["unet_calls"], mirrored["unet_calls"]) == (1, 2)
     assert first["records"] != mirrored["records"]
+
+
+@pytest.mark.parametrize(("noise", "calls"), [("gaussian", [3, 12]), ("zero", [3, 3])])
+def test_a_checkpoint_without_noise_is_called_once_however_large_the_ensemble(noise, calls):
+    config = CheckpointConfig(unet={}, scheduler={}, initial_noise=noise)
+    line = ["--checkpoint", "c", "--data", "d", "--report", "r", "--steps", "3", "--ensemble", "1", "4"]
+    assert [run.calls for run in planned_runs(config, make_parser().parse_args(line))] == calls
 
 
 @pytest.mark.timeout(900)  # two starts of the command, one of them in two processes

@@ -25,6 +25,8 @@ def run(name: str, action: Callable[[], None]) -> None:
     except (ConfigError, DataError, CheckpointError, ResumeError, DivergedError) as error:
         sys.exit(f"{name}: {error}")
     except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.filename is not None and not _disk_is_full(error):
+            sys.exit(f"{name}: {error.filename}: {error.strerror}. Check the path and who may read and write there.")
         if not _disk_is_full(error):
             raise
         sys.exit(
