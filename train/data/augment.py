@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from train.data.base import Query, Sample, Source
 from train.data.labelled import settings_digest
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from train.settings.bounds import Share, whole
 
 
 class Augmentation(BaseModel):
@@ -18,8 +17,8 @@ class Augmentation(BaseModel):
     placed on an object, small ones preferred. colour: largest change of brightness, contrast and saturation.
     """
 
-    model_config = ConfigDict(extra="forbid")
-    variants: Annotated[int, Field(ge=0)] = 0
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    variants: whole(0, 1000, "each is encoded and kept; cache_latents: false draws a new one at every step instead") = 0
     flip: Share = 0.5
     crop: Annotated[float, Field(gt=0, le=1)] = 0.6
     colour: Share = 0.2
@@ -49,7 +48,9 @@ class AugmentedSource(Source):
     def sample(self, index: int) -> Sample:
         variant, image = divmod(index, len(self.source))
         sample = self.source.sample(image)
-        return sample if variant == 0 else augment(sample, self.settings, np.random.default_rng([self.seed, image, variant]))
+        return (
+            sample if variant == 0 else augment(sample, self.settings, np.random.default_rng([self.seed % 2**64, image, variant]))
+        )
 
 
 def augment(sample: Sample, settings: Augmentation, rng: np.random.Generator) -> Sample:

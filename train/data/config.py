@@ -187,6 +187,8 @@ class DataConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         common = values.get("common") or {}
+        if not isinstance(common, dict):
+            raise ValueError(f"common must hold `key: value` lines that all sources share, found {type(common).__name__}")
         out = dict(values)
         for part in ("train", "validation", "test"):
             if part in out:

@@ -98,7 +98,7 @@ class FreshBatches(Batches):
         sample = source.sample(index)
         sample = replace(sample, queries=(sample.queries[table.mask[number]],))  # crops keep what is asked for in view
         if settings.variants:
-            sample = augment(sample, settings, np.random.default_rng([self.config.seed, step, position]))
+            sample = augment(sample, settings, np.random.default_rng([self.config.seed % 2**64, step, position]))
         prepared = prepare(sample, self.config.resolution)
         blank = torch.zeros(prepared.pixels.shape[1:], dtype=torch.bool)
         return prepared.pixels, prepared.masks[0] if len(prepared.masks) else blank, prepared.valid

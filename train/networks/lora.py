@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from digseg_nodes.core.checkpoint import CheckpointError, write_safetensors
 from digseg_nodes.core.lora_names import kohya_layer, layers_of, to_kohya
+from train.settings.yaml_config import ConfigError
 
 ADAPTER = "default"
 
@@ -20,7 +21,10 @@ def add_lora(unet: nn.Module, rank: int, alpha: float, targets: Iterable[str], s
     unet.requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)), unet, ADAPTER)
+        try:
+            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)), unet, ADAPTER)
+        except ValueError as error:
+            raise ConfigError(f"lora.targets: {list(targets)} cannot be adapted in this U-Net: {error}") from error
 
 
 def save_lora(path: Path, unet: nn.Module, alpha: float, dtype: torch.dtype, metadata: dict[str, str]) -> None:

@@ -8,16 +8,20 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.augment import Augmentation
 from train.data.config import DataConfig, load_data
+from train.settings.bounds import Batch, Calls, Count, Interval, Seed, Share, Side, Steps, Workers, whole
 from train.settings.yaml_config import ConfigError, UserPath, apply_overrides, expand, load_yaml, validate
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+PIXELS_AT_ONCE = 2**32
+"""Pixels of a step over all its micro-batches: more is a mistake rather than a machine."""
 
 
 class Strict(BaseModel):
-    """A section of the file; unknown keys are errors."""
+    """A section of the file; unknown keys are errors, and so are infinite numbers and NaN."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimizer(Strict):
@@ -28,10 +32,10 @@ class Optimizer(Strict):
 
     kind: Literal["adamw", "adamw_8bit"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 3e-5
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    warmup_steps: whole(0, 99_999_999, "a number of steps") = 100
     decay: Literal["constant", "cosine", "exponential"] = "exponential"
     final_lr_share: Annotated[float, Field(gt=0, le=1)] = 0.01
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
 
@@ -67,7 +71,7 @@ class Sampling(Strict):
 class Lora(Strict):
     """Low-rank adapters instead of all weights; the base must be a DiGSeg checkpoint. targets: ends of layer names."""
 
-    rank: Positive = 16
+    rank: whole(1, 1024, "the layers have few hundred channels, and a rank near that is a full fine-tune") = 16
     alpha: Annotated[float, Field(gt=0)] = 16.0
     targets: list[str] = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
 
@@ -75,20 +79,20 @@ class Lora(Strict):
 class Validation(Strict):
     """Scores on held-back images with the averaged weights, and the pictures that go with them."""
 
-    every: Positive = 500
-    images: Positive = 32
-    steps: Positive | None = None
-    ensemble: Positive = 1
-    batch_size: Positive = 32
-    pictures: Annotated[int, Field(ge=0)] = 8
-    patience: Positive | None = None
+    every: Interval = 500
+    images: Count = 32
+    steps: Calls | None = None
+    ensemble: whole(1, 100, "masks averaged, each with its own U-Net calls") = 1
+    batch_size: Batch = 32
+    pictures: whole(0, 1000, "rows of one picture") = 8
+    patience: Interval | None = None
 
 
 class Checkpoints(Strict):
     """States for resuming: written every `every` steps, the last `keep` stay."""
 
-    every: Positive = 500
-    keep: Positive = 2
+    every: Interval = 500
+    keep: whole(1, 100_000, "states that stay on the disk") = 2
 
 
 class Export(Strict):
@@ -98,7 +102,7 @@ class Export(Strict):
     dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     title: str = "DiGSeg"
     license: str = ""
-    steps: Positive | None = None
+    steps: Calls | None = None
     threshold: Share = 0.5
 
 
@@ -115,18 +119,18 @@ class TrainConfig(Strict):
     output: UserPath
     cache: UserPath = Path("output/cache")
     cache_latents: bool = True
-    seed: int = 0
-    resolution: Annotated[int, Field(ge=32, multiple_of=PIXELS_PER_LATENT)] = 512
-    steps: Positive = 20000
-    batch_size: Positive = 8
-    gradient_accumulation: Positive = 1
+    seed: Seed = 0
+    resolution: Annotated[Side, Field(multiple_of=PIXELS_PER_LATENT)] = 512
+    steps: Steps = 20000
+    batch_size: Batch = 8
+    gradient_accumulation: whole(1, 4096, "micro-batches of one step") = 1
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     channels_last: bool = False
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    workers: Annotated[int, Field(ge=0)] = 0
-    encode_batch: Positive | None = None
-    log_every: Positive = 10
+    workers: Workers = 0
+    encode_batch: Batch | None = None
+    log_every: Interval = 10
     tensorboard: bool = False
     objective: Literal["diffusion", "end_to_end"] = "diffusion"
     target: Literal["binary", "overlay"] = "binary"
@@ -147,6 +151,8 @@ class TrainConfig(Strict):
         """Settings that exclude each other."""
         if self.target == "overlay" and self.objective == "end_to_end" and self.end_to_end.loss != "latent":
             raise ValueError("target: overlay has no pixel loss; use end_to_end.loss: latent or target: binary")
+        if self.batch_size * self.gradient_accumulation * self.resolution**2 > PIXELS_AT_ONCE:
+            raise ValueError("batch_size x gradient_accumulation x resolution² must be 2^32 at most: pixels of one step")
         if self.lora and self.init == "random":
             raise ValueError("lora trains little on top of a trained model; init: random leaves nothing to build on")
         return self
@@ -174,5 +180,10 @@ def load_config(path: Path, overrides: list[str] = ()) -> TrainConfig:
     if "data" not in values:
         raise ConfigError(f"{path}: data: missing; give a data YAML file (train/configs/data/) or its content")
     if isinstance(values["data"], str):
-        values["data"] = load_data(expand(Path(values["data"])))
+        try:
+            values["data"] = load_data(expand(Path(values["data"])))
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{path}: data: {error}") from error
     return validate(TrainConfig, values, path, lines, overridden)

@@ -1,8 +1,10 @@
 """YAML into pydantic models, with errors that name the file, the line and the key."""
 
 import codecs
+import errno
+import re
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ValidationError
@@ -10,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 Model = TypeVar("Model", bound=BaseModel)
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """Byte-order marks and the encodings they stand for."""
+MOST_BYTES = 2**20
+MOST_VALUES = 100_000
+"""A configuration file's size, and its values with every alias written out."""
 
 
 class ConfigError(ValueError):
@@ -32,11 +37,18 @@ Loader.yaml_implicit_resolvers = {
 
 
 def expand(path: Path) -> Path:
-    """A path with ~ replaced by the home folder; raises ValueError where there is no such user."""
+    """A path with ~ replaced by the home folder; raises ValueError where there is no such user, or no path."""
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold the character NUL")
     try:
-        return path.expanduser()
+        path = path.expanduser()
+        path.lstat()
     except RuntimeError as error:
         raise ValueError(f"{path}: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError("the path is too long for the file system") from error
+    return path
 
 
 UserPath = Annotated[Path, AfterValidator(expand)]
@@ -45,23 +57,79 @@ UserPath = Annotated[Path, AfterValidator(expand)]
 
 def load_yaml(path: Path) -> tuple[dict, dict[tuple, int]]:
     """Values of a YAML mapping and the line (from 1) of every key path, e.g. ("optimizer", "lr") -> 12."""
-    if not path.is_file():
-        raise ConfigError(f"There is no configuration file {path}.")
-    text = _text(path)
     try:
-        node = yaml.compose(text, Loader)
-        _refuse_repetition(node, path)
-        values = Loader(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        if not path.is_file():
+            raise ConfigError(f"There is no configuration file {_short(path)}.")
+        text = _text(path)
+    except OSError as error:
+        raise ConfigError(f"The configuration file {_short(path)} cannot be read: {error.strerror}.") from error
+    node, values = _parse(text, str(path))
+    _refuse_repetition(node, path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, found {type(values).__name__}.")
     return values, dict(_lines(node, ()))
 
 
+def _parse(text: str, where: str) -> tuple[yaml.Node | None, Any]:
+    """Nodes and values of a YAML text. ConfigError, beginning with `where`, for one that cannot be read or that grows."""
+    try:
+        node = yaml.compose(text, Loader)
+        if node is not None and _size(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"written out, its aliases (*name) make more than {MOST_VALUES} values")
+        return node, Loader(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {_one_line(error)}.") from error
+    except RecursionError:
+        raise ConfigError(f"{where} is not valid YAML: it is nested hundreds of levels deep.") from None
+    except (ValueError, OverflowError) as error:  # a number of thousands of digits, !!int with letters
+        raise ConfigError(f"{where} holds a value that cannot be read: {_one_line(error)}.") from error
+
+
+def _size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """How many values a node is with all aliases written out; `sizes` are those of the nodes seen so far, None while inside."""
+    if id(node) not in sizes:
+        sizes[id(node)] = None
+        if isinstance(node, yaml.ScalarNode):
+            children = []
+            _refuse_surrogates(node)
+        else:
+            pairs = isinstance(node, yaml.MappingNode)
+            children = [part for pair in node.value for part in pair] if pairs else node.value
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
+    if sizes[id(node)] is None:
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: an alias (*name) stands inside of what it stands for (&name)")
+    return sizes[id(node)]
+
+
+def _refuse_surrogates(node: yaml.ScalarNode) -> None:
+    try:
+        node.value.encode()
+    except UnicodeEncodeError:
+        line = node.start_mark.line + 1
+        raise yaml.YAMLError(f"line {line}: half a character, as in \\ud83d; write the whole character") from None
+
+
+def _one_line(error: Exception) -> str:
+    """What a YAML error says, with its place, in one line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is not None and problem:
+        context = f"{error.context}, " if getattr(error, "context", None) else ""
+        return f"line {mark.line + 1}, column {mark.column + 1}: {context}{problem}"
+    return " ".join(str(error).split())
+
+
+def _short(value: object) -> str:
+    """The text of a value, cut where it is long."""
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} characters)"
+
+
 def _text(path: Path) -> str:
     """The content of a text file in UTF-8, or in the encoding its byte-order mark names."""
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ConfigError(f"{path} has more than {MOST_BYTES // 2**20} MiB; a configuration has a few KiB. Is it another file?")
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding)
@@ -110,18 +178,11 @@ def apply_overrides(values: dict, overrides: list[str]) -> list[tuple]:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise ConfigError(f'"{override}" on the command line is not key=value, e.g. optimizer.lr=1e-4.')
-        path = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-        _set(values, path, _value(text, override), override)
+            raise ConfigError(f'"{_short(override)}" on the command line is not key=value, e.g. optimizer.lr=1e-4.')
+        path = tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in key.split("."))
+        _set(values, path, _parse(text, f'"{_short(override)}" on the command line')[1], override)
         paths.append(path)
     return paths
-
-
-def _value(text: str, override: str):
-    try:
-        return Loader(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise ConfigError(f'"{override}" on the command line is not valid YAML: {error}') from error
 
 
 def _set(values: dict, path: tuple, value, override: str) -> None:
@@ -131,7 +192,7 @@ def _set(values: dict, path: tuple, value, override: str) -> None:
             here = here.setdefault(part, {}) if isinstance(here, dict) else here[part]
         here[path[-1]] = value
     except (TypeError, IndexError, AttributeError) as error:
-        raise ConfigError(f'"{override}" on the command line: there is no such key in the file ({error}).') from error
+        raise ConfigError(f'"{_short(override)}" on the command line: there is no such key in the file ({error}).') from error
 
 
 def validate(model: type[Model], values: dict, path: Path, lines: dict[tuple, int], overridden: list[tuple] = ()) -> Model:
@@ -141,6 +202,8 @@ def validate(model: type[Model], values: dict, path: Path, lines: dict[tuple, in
     except ValidationError as error:
         problems = [_describe(problem, path, lines, overridden) for problem in error.errors()]
         raise ConfigError("\n".join(problems)) from error
+    except (TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{path}: a value is of the wrong kind ({error}). docs/training.md shows what goes where.") from error
 
 
 def _describe(problem: dict, path: Path, lines: dict[tuple, int], overridden: list[tuple]) -> str:
@@ -149,7 +212,7 @@ def _describe(problem: dict, path: Path, lines: dict[tuple, int], overridden: li
     where = f"{path}{_line_of(key, lines)}"
     if any(key[: len(one)] == one for one in overridden):
         where = "command line"
-    return f"{where}: {'.'.join(map(str, key)) or '(whole file)'}: {_message(problem)}"
+    return f"{where}: {_short('.'.join(map(str, key))) or '(whole file)'}: {_message(problem)}"
 
 
 def _is_tag(part, location: tuple, lines: dict[tuple, int]) -> bool:
@@ -172,5 +235,14 @@ def _message(problem: dict) -> str:
         return "unknown key; look for a spelling mistake or see docs/training.md"
     if problem["type"] == "missing":
         return "missing; add this key"
-    found = "" if isinstance(problem.get("input"), dict | list) else f" (found {problem.get('input')!r})"
-    return problem["msg"].removeprefix("Value error, ") + found
+    return problem["msg"].removeprefix("Value error, ") + _found(problem.get("input"))
+
+
+def _found(value: object) -> str:
+    """What stood there, unless it is a whole section."""
+    if isinstance(value, dict | list):
+        return ""
+    try:
+        return f" (found {_short(repr(value))})"
+    except ValueError:  # a number of thousands of digits
+        return " (found a number of thousands of digits)"
