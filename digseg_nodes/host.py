@@ -34,15 +34,26 @@ from PIL import Image
 from torch import Tensor
 
 from .core import label_maps
-from .core.checkpoint import DTYPES, END_TOKEN, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint, pad_token
+from .core.checkpoint import (
+    DTYPES,
+    END_TOKEN,
+    LDM_LAYOUT,
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointError,
+    describe_config,
+    open_checkpoint,
+    pad_token,
+)
 from .core.ddim import ddim_sample
 from .core.diffusers_folder import read_json
 from .core.draw import thumbnail
 from .core.engine import Progress
 from .core.foreign import describe_not_safetensors
+from .core.host_saved import METADATA_TENSOR, metadata_tensor
 from .core.latent_space import SCALING_FACTOR
 from .core.ldm_names import translate, vae_modules
-from .core.lora_fit import does_not_fit, half_pairs, wrong_shapes
+from .core.lora_fit import bias_of, does_not_fit, half_pairs, wrong_shapes
 from .core.lora_names import layers_of, to_kohya
 from .core.preview import SIZE as PREVIEW_SIZE
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
@@ -156,6 +167,12 @@ class DiGSegModel(comfy.model_base.BaseModel):
         self.concat_keys = ("concat_image",) if segments else ()
         sigmas = sigmas_of(alphas_cumprod(config.scheduler)).clamp(max=STOCK_SIGMA_MAX)
         self.model_sampling.set_sigmas(sigmas)
+
+    def state_dict_for_saving(self, *args, **kwargs):
+        """What the host's save nodes write, with what our loaders need to know beside it; they drop foreign metadata."""
+        tensors = super().state_dict_for_saving(*args, **kwargs)
+        metadata = {**describe_config(self.digseg_config, "saved by ComfyUI"), "digseg.layout": LDM_LAYOUT}
+        return {**tensors, METADATA_TENSOR: metadata_tensor(metadata)}
 
     def concat_cond(self, **kwargs):
         """The image latent beside the noise; if it is missing or of another size, the host would go on silently."""
@@ -317,7 +334,7 @@ def apply_lora(model: ModelPatcher, path: Path, strength: float = 1.0) -> ModelP
     if wrong:
         raise CheckpointError(does_not_fit(path, wrong, len(layers_of(lora)), "have another shape"))
     patches = comfy.lora.load_lora(lora, targets)
-    lacking = sorted(layer for layer in layers_of(lora) if targets[layer] not in patches)
+    lacking = sorted(layer for layer in layers_of(lora) if not {targets[layer], bias_of(targets[layer])} & set(patches))
     if lacking:
         raise CheckpointError(does_not_fit(path, lacking, len(layers_of(lora)), "have nothing to add"))
     patched = model.clone()

@@ -19,6 +19,7 @@ from .bare_unet import bare_scheduler, bare_unet_config, unet_prefix
 from .errors import CheckpointError
 from .files import written_atomically
 from .foreign import describe_foreign, describe_not_safetensors
+from .host_saved import LARGEST, METADATA_TENSOR, metadata_of
 from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 from .ldm_names import LDM_PREFIX, names_from_ldm
 
@@ -269,8 +270,12 @@ def _open_file(path: Path, mask_target: str) -> Checkpoint:
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata, keys = f.metadata() or {}, list(f.keys())
+            if METADATA_TENSOR in keys and f.get_slice(METADATA_TENSOR).get_shape() <= [LARGEST]:
+                metadata |= metadata_of(f.get_tensor(METADATA_TENSOR), path.name)
             ours = "digseg.format" in metadata
             shapes = {} if ours else {k: tuple(f.get_slice(k).get_shape()) for k in keys}
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(describe_not_safetensors(path, error)) from error
     if not ours:
@@ -306,13 +311,9 @@ def _parts_of(path: Path, keys: Iterable[str], config: CheckpointConfig, metadat
 
 def _ldm_parts(path: Path, keys: Iterable[str], config: CheckpointConfig, text_prefix: str) -> dict[str, Part]:
     """Parts of a file in LDM names; conv_in from the copy that was not rearranged, where there is one."""
-    keys = list(keys)
+    keys = [key for key in keys if key != METADATA_TENSOR]
     configs = {"unet": config.unet, "vae": config.vae, "text_encoder": config.text_encoder}
-    names = {
-        c: names_from_ldm(c, keys, configs[c] or {})
-        for c, p in LDM_PREFIX.items()
-        if configs[c] and any(k.startswith(p) for k in keys)
-    }
+    names = {c: found for c in LDM_PREFIX if configs[c] and (found := names_from_ldm(c, keys, configs[c]))}
     if LDM_CONV_IN in keys:
         names["unet"] = {k: n for k, n in names["unet"].items() if n != "conv_in.weight"} | {LDM_CONV_IN: "conv_in.weight"}
     if "text_encoder" in names:

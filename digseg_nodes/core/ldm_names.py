@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 LDM_PREFIX = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model.transformer."}
 
+_TEXT_PREFIXES = (LDM_PREFIX["text_encoder"], "cond_stage_model.clip_l.transformer.", "cond_stage_model.clip_h.transformer.")
+"""In original files, and as ComfyUI's save nodes name the text encoders of SD 1.x and 2.x."""
+
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -107,10 +110,10 @@ def inverse(modules: dict[str, str]) -> dict[str, str]:
 
 def names_from_ldm(component: str, stored: Iterable[str], config: dict) -> dict[str, str]:
     """Stored LDM name (prefix included) → diffusers / transformers name, for one component of a file."""
+    if component == "text_encoder":
+        return {name: name[len(start) :] for name in stored for start in _TEXT_PREFIXES if name.startswith(start)}
     prefix = LDM_PREFIX[component]
     inside = [name for name in stored if name.startswith(prefix)]
-    if component == "text_encoder":
-        return {name: name.removeprefix(prefix) for name in inside}
     modules = inverse(unet_modules(config) if component == "unet" else vae_modules(config))
     names = {name: translate(name.removeprefix(prefix), modules) for name in inside}
     return {name: ours if ours is not None else name for name, ours in names.items()}

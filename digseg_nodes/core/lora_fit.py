@@ -29,6 +29,11 @@ def wrong_shapes(lora: dict[str, Tensor], targets: dict[str, str], weights: dict
             yield layer, found, expected
 
 
+def bias_of(weight: str) -> str:
+    """Name of the bias beside a layer's weight."""
+    return weight.removesuffix("weight") + "bias"
+
+
 def does_not_fit(path: Path, names: list[str], total: int, what: str) -> str:
     """The error for `names` of `total` layers or tensors of a LoRA file; what: what is wrong with them."""
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -46,6 +46,12 @@ _SUFFIXES = {
             "lokr_w2_a",
             "lokr_w2_b",
             "lokr_t2",
+            "reshape_weight",
+            "w_norm",
+            "b_norm",
+            "set_weight",
+            "oft_blocks",
+            "rescale",
         )
     },
 }

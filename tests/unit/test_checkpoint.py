@@ -10,7 +10,16 @@ from safetensors.torch import load_file, save_file
 
 from digseg_nodes.core import checkpoint as module
 from digseg_nodes.core.bare_unet import STABLE_DIFFUSION_UNETS
-from digseg_nodes.core.checkpoint import CheckpointConfig, CheckpointError, open_checkpoint, save_checkpoint
+from digseg_nodes.core.checkpoint import (
+    LDM_LAYOUT,
+    CheckpointConfig,
+    CheckpointError,
+    describe_config,
+    open_checkpoint,
+    save_checkpoint,
+)
+from digseg_nodes.core.host_saved import METADATA_TENSOR, metadata_tensor
+from digseg_nodes.core.ldm_names import unet_modules
 
 UNET = {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 64}
 SCHEDULER = {"prediction_type": "v_prediction", "beta_schedule": "scaled_linear"}
@@ -167,3 +176,25 @@ def test_bare_unet_opens_once_its_masks_are_known(tmp_path, width, ldm):
 def test_modelspec_says_the_prediction_type_of_a_bare_unet(tmp_path):
     save_file(bare(1024, True), tmp_path / "u.safetensors", {"modelspec.prediction_type": "epsilon"})
     assert open_checkpoint(tmp_path / "u.safetensors", mask_target="binary").config.prediction_type == "epsilon"
+
+
+def test_metadata_in_a_tensor_is_read_as_the_files_own(tmp_path):
+    """ComfyUI's save nodes drop metadata that is not theirs, so it travels as a tensor."""
+    path, names = tmp_path / "saved.safetensors", unet_modules(LAYOUT)
+    metadata = {**describe_config(CheckpointConfig(LAYOUT, SCHEDULER, threshold=0.3), "t"), "digseg.layout": LDM_LAYOUT}
+    tensors = {f"model.diffusion_model.{names['conv_in']}.weight": torch.randn(32, 8, 3, 3)}
+    save_file({**tensors, METADATA_TENSOR: metadata_tensor(metadata)}, path, {"modelspec.predict_key": "v"})
+    opened = open_checkpoint(path)
+    assert opened.config.threshold == 0.3 and list(opened.state_dict("unet")) == ["conv_in.weight"]
+    for broken in (torch.zeros(3), torch.tensor(list(b"{"), dtype=torch.uint8), torch.tensor(list(b"[1]"), dtype=torch.uint8)):
+        save_file({**tensors, METADATA_TENSOR: broken}, path)
+        with pytest.raises(CheckpointError, match=r"saved\.safetensors: the tensor digseg\.metadata, .* cannot be read"):
+            open_checkpoint(path)
+
+
+LAYOUT = {
+    **UNET,
+    "block_out_channels": [32],
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+}
