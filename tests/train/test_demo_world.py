@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.demo.world import HELD_OUT, MIN_SHARE, PAIRS, SEEN, SYNONYMS, DemoWorld
+from train.demo.world import ASPECTS, HELD_OUT, MIN_SHARE, PAIRS, SEEN, SYNONYMS, DemoWorld
 
 SCENES = 60
 HELD_OUT_NAMES = {f"{colour} {shape}" for colour, shape in HELD_OUT}
@@ -90,8 +90,37 @@ def test_every_colour_and_every_shape_has_one_held_out_pair():
     assert len(SEEN) == len(PAIRS) - 8
 
 
+def test_scenes_of_several_shapes_leave_the_square_ones_as_they_are():
+    square, mixed = DemoWorld(14, seed=5, split="test"), DemoWorld(14, seed=5, split="test", aspects=ASPECTS)
+    sizes = [(128, 128), (96, 128), (85, 128), (72, 128), (128, 96), (128, 85), (128, 72)]
+    for index in range(14):
+        scene = mixed.sample(index)
+        assert scene.image.shape[:2] == sizes[index % 7]
+        assert np.array_equal(scene.image, square.sample(index).image) == (index % 7 == 0)
+        assert all(thing.mask.shape == sizes[index % 7] for thing in scene.objects)
+        assert all(thing.mask.mean() >= MIN_SHARE and thing.visible >= 0.7 for thing in scene.objects)
+        ends = [np.ptp(np.nonzero(thing.mask)[axis]) + 1 for thing in scene.objects for axis in (0, 1)]
+        assert max(ends) <= min(sizes[index % 7]) * 1.1  # nothing is squeezed or cut off to fit
+
+
+@pytest.mark.parametrize(
+    ("split", "seed", "mean", "areas"),
+    [
+        ("train", 1000, 134.2, {"purple cross": 1286, "cyan heart": 1928, "orange cross": 1851}),
+        ("val", 0, 81.0, {"blue ring": 1225, "yellow star": 753, "pink crescent": 776, "purple crescent": 818}),
+        ("test", 0, 118.3, {"yellow star": 3491}),
+    ],
+)
+def test_the_square_scenes_are_those_that_published_scores_are_of(split, seed, mean, areas):
+    scene = DemoWorld(200, seed, split).sample(0)
+    assert scene.image.mean() == pytest.approx(mean, abs=0.2)
+    assert {thing.name: int(thing.mask.sum()) for thing in scene.objects} == pytest.approx(areas, abs=3)
+
+
 def test_wrong_split_and_index_are_refused_with_the_valid_ones():
     with pytest.raises(ValueError, match="train, val, test"):
         DemoWorld(3, split="dev")
+    with pytest.raises(ValueError, match="16:9"):
+        DemoWorld(3, aspects=["16x9"])
     with pytest.raises(IndexError, match="0 to 2"):
         DemoWorld(3).sample(3)

@@ -71,6 +71,20 @@ def test_a_mask_is_where_its_class_was_painted():
         assert value < -40
 
 
+def test_pictures_of_several_shapes_are_cut_out_of_the_square_scenes(world, tmp_path):
+    path = write_dataset(world, tmp_path, TEST + VALIDATION + 10, seed=7, aspects=("1:1", "16:9", "2:3"))
+    paint, _ = WORLDS[world]
+    [(train, _)] = open_split(load_data(path), "train")
+    assert [train.sample(index).image.shape[:2] for index in range(4)] == [(128, 128), (72, 128), (128, 85), (128, 128)]
+    assert np.array_equal(train.sample(0).image, paint(7, 0).image)
+    cut, scene = train.sample(1), paint(7, 1)
+    tops = [top for top in range(57) if np.array_equal(scene.image[top : top + 72], cut.image)]
+    assert len(tops) == 1
+    for query in cut.queries:
+        there = scene.masks.get(query.name, np.zeros((128, 128), bool))[tops[0] : tops[0] + 72]
+        assert np.array_equal(query.mask, there) if query.mask is not None else not there.any()
+
+
 def test_the_written_data_set_is_read_by_the_folder_adapter(world, tmp_path):
     path = write_dataset(world, tmp_path, TEST + VALIDATION + 10, seed=7)
     paint, classes = WORLDS[world]

@@ -22,13 +22,15 @@ class SourceConfig(BaseModel):
 
 
 class DemoConfig(SourceConfig):
-    """Procedural scenes of train/demo/world.py."""
+    """Procedural scenes of train/demo/world.py. size: the longest side in pixels. aspects: the scenes' shapes in turn, width to
+    height, e.g. ["1:1", "16:9", "2:3"], in quotation marks."""
 
     type: Literal["demo"]
     split: Literal["train", "val", "test"] = "train"
     scenes: Annotated[int, Field(ge=1)] = 1000
     seed: int = 0
     size: Annotated[int, Field(ge=32)] = 128
+    aspects: Annotated[list[Literal["1:1", "4:3", "3:2", "16:9", "3:4", "2:3", "9:16"]], Field(min_length=1)] = ["1:1"]
 
 
 class LabelledConfig(SourceConfig):

@@ -16,7 +16,7 @@ class DemoSource(Source):
 
     def __init__(self, config: DemoConfig):
         self.config = config
-        self.world = world.DemoWorld(config.scenes, config.seed, config.split, config.size)
+        self.world = world.DemoWorld(config.scenes, config.seed, config.split, config.size, config.aspects)
         self.version = hashlib.sha256(Path(world.__file__).read_bytes()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -24,7 +24,8 @@ class DemoSource(Source):
 
     def identity(self, index: int) -> str:
         c = self.config
-        return f"demo/{self.version}/{c.size}/{c.split}/{c.seed}/{index}"
+        height, width = self.world.sizes[index % len(self.world.sizes)]
+        return f"demo/{self.version}/{height}x{width}/{c.split}/{c.seed}/{index}"
 
     def sample(self, index: int) -> Sample:
         scene = self.world.sample(index)

@@ -8,10 +8,13 @@ in the pictures nor in the texts, so that masks for them measure compositional g
     scene = world.sample(17)
     scene.image                  # uint8 [128, 128, 3]
     scene.masks["red circle"]    # bool [128, 128], the visible pixels
+
+``aspects=("1:1", "16:9", "2:3")`` gives scenes of several shapes in turn; square scenes are the same with and without it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -66,6 +69,19 @@ PHOTOS = {
 TEXTURES = ("wood", "stripes", "tiles", "clouds", "a plain wall")
 SUPERSAMPLE = 3
 MIN_SHARE, MAX_SHARE = 0.03, 0.40
+ASPECTS = ("1:1", "4:3", "3:2", "16:9", "3:4", "2:3", "9:16")
+"""Width to height of the scenes' shapes."""
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+def scene_size(aspect: str, longest: int) -> Size:
+    """(height, width) of a scene of an aspect like "16:9" (width to height) whose longest side is `longest` pixels."""
+    if aspect not in ASPECTS:
+        raise ValueError(f"aspect is {aspect!r}; use some of {', '.join(ASPECTS)} (in a YAML file in quotation marks)")
+    width, height = map(int, aspect.split(":"))
+    return round(longest * height / max(width, height)), round(longest * width / max(width, height))
 
 
 @dataclass(frozen=True)
@@ -129,10 +145,10 @@ _AREA = {  # area of the unit shape
 }  # fmt: skip
 
 
-def _alpha(shape: str, size: int, cx: float, cy: float, r: float, angle: float) -> np.ndarray:
-    """Coverage float32 [size, size] in [0, 1] of a shape with centre and radius in pixels, angle in radians."""
+def _alpha(shape: str, size: Size, cx: float, cy: float, r: float, angle: float) -> np.ndarray:
+    """Coverage float32 [*size] in [0, 1] of a shape with centre and radius in pixels, angle in radians."""
     k = SUPERSAMPLE
-    canvas = Image.new("L", (size * k, size * k))
+    canvas = Image.new("L", (size[1] * k, size[0] * k))
     draw = ImageDraw.Draw(canvas)
     rot = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
@@ -163,18 +179,19 @@ def photographs() -> dict[str, Image.Image]:
     return out
 
 
-def _noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth noise float32 [size, size] in [0, 1]."""
+def _noise(rng: np.random.Generator, size: Size, cells: int) -> np.ndarray:
+    """Smooth noise float32 [*size] in [0, 1]."""
     small = Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8))
-    return np.asarray(small.resize((size, size), Image.BICUBIC), np.float32) / 255
+    return np.asarray(small.resize(size[::-1], Image.BICUBIC), np.float32) / 255
 
 
-def _photo_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
+def _photo_background(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, str]:
     name = list(PHOTOS)[rng.integers(len(PHOTOS))]
     photo = photographs()[name]
     side = rng.uniform(128, 256)
-    x, y = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
-    crop = photo.resize((size, size), Image.BILINEAR, box=(x, y, x + side, y + side))
+    height, width = (side * (length / max(size)) for length in size)
+    x, y = rng.uniform(0, photo.width - width), rng.uniform(0, photo.height - height)
+    crop = photo.resize(size[::-1], Image.BILINEAR, box=(x, y, x + width, y + height))
     if rng.random() < 0.5:
         crop = crop.transpose(Image.FLIP_LEFT_RIGHT)
     image = np.asarray(crop, np.float32) / 255
@@ -184,9 +201,9 @@ def _photo_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, 
     return image.astype(np.float32), PHOTOS[name]
 
 
-def _texture_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
+def _texture_background(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, str]:
     name = TEXTURES[rng.integers(len(TEXTURES))]
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32) * (128 / size)
+    y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float32) * (128 / max(size))
     base = rng.uniform(0.25, 0.8) + rng.uniform(-0.06, 0.06, 3)
     if name == "wood":
         base = np.array([0.62, 0.45, 0.3]) * rng.uniform(0.7, 1.2)
@@ -207,10 +224,10 @@ def _texture_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray
     return image.astype(np.float32), name
 
 
-def _paint(rng: np.random.Generator, colour: str, height: int, width: int, size: int) -> np.ndarray:
-    """A coloured surface float32 [height, width, 3]: plain, shaded, striped, dotted or rough."""
+def _paint(rng: np.random.Generator, colour: str, height: int, width: int, longest: int) -> np.ndarray:
+    """A coloured surface float32 [height, width, 3]: plain, shaded, striped, dotted or rough. longest: the scene's side."""
     rgb = np.array(RGB[colour], np.float32) / 255 + rng.normal(0, 0.018, 3).astype(np.float32)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32) * (128 / size)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32) * (128 / longest)
     kind = rng.integers(5)
     a, k = rng.uniform(0, np.pi), rng.uniform(0.45, 0.9)
     along = x * np.cos(a) + y * np.sin(a)
@@ -224,7 +241,7 @@ def _paint(rng: np.random.Generator, colour: str, height: int, width: int, size:
         across = -x * np.sin(a) + y * np.cos(a)
         t = (np.sin(along * k) * np.sin(across * k) > 0.4) * 1.6 - 0.6
     else:
-        t = 3 * (_noise(rng, size, 24)[:height, :width] - 0.5)
+        t = 3 * (_noise(rng, (longest, longest), 24)[:height, :width] - 0.5)
     return np.clip(rgb * (1 + 0.11 * t[..., None]) + 0.02 * t[..., None], 0, 1)
 
 
@@ -244,7 +261,7 @@ def _choose_pairs(rng: np.random.Generator, split: str, count: int) -> list[tupl
     return [pairs[i] for i in rng.permutation(len(pairs))]
 
 
-def _place(rng: np.random.Generator, pairs: list[tuple[str, str]], size: int) -> list[np.ndarray]:
+def _place(rng: np.random.Generator, pairs: list[tuple[str, str]], size: Size) -> list[np.ndarray]:
     """Coverage maps, back to front; every object keeps at least 72 % of its area, 3 % of the image and its outline."""
     alphas: list[np.ndarray] = []
     for colour, shape in pairs:
@@ -252,10 +269,10 @@ def _place(rng: np.random.Generator, pairs: list[tuple[str, str]], size: int) ->
         for attempt in range(40):
             top = 0.5 if attempt < 12 else 0.3
             share = np.exp(rng.uniform(np.log(0.036), np.log(min(MAX_SHARE, top / len(pairs) * 1.1))))
-            r = size * np.sqrt(share / _AREA[shape])
+            r = min(np.sqrt(size[0] * size[1]) * np.sqrt(share / _AREA[shape]), min(size) / 2)
             angle = rng.uniform(-np.pi, np.pi) if shape in ("crescent", "ring", "circle") else rng.normal(0, 0.16)
             margin = 0.9 * r
-            cx, cy = rng.uniform(margin, size - margin, 2)
+            cx, cy = rng.uniform(margin, (size[1] - margin, size[0] - margin))
             alpha = _alpha(shape, size, cx, cy, r, angle)
             solid = alpha > 0.5
             slack = 0.72 if attempt < 12 else 0.85
@@ -354,12 +371,16 @@ def _caption(rng: np.random.Generator, pairs: list[tuple[str, str]], background:
 
 
 class DemoWorld:
-    """``scenes`` scenes of ``split`` ("train", "val" or "test"), ``size`` pixels square, reproducible from ``seed``."""
+    """``scenes`` scenes of ``split`` ("train", "val" or "test"), reproducible from ``seed``. size: the longest side in pixels.
 
-    def __init__(self, scenes: int, seed: int = 0, split: str = "train", size: int = 128):
+    aspects: of ASPECTS; scene number i has the shape aspects[i % len(aspects)].
+    """
+
+    def __init__(self, scenes: int, seed: int = 0, split: str = "train", size: int = 128, aspects: Sequence[str] = ASPECTS[:1]):
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
         self.scenes, self.seed, self.split, self.size = scenes, seed, split, size
+        self.sizes = [scene_size(aspect, size) for aspect in aspects]
 
     def __len__(self) -> int:
         return self.scenes
@@ -371,8 +392,9 @@ class DemoWorld:
         rng = np.random.default_rng([self.seed, SPLITS[self.split], index])
         pairs = _choose_pairs(rng, self.split, int(rng.choice([2, 3, 4], p=[0.3, 0.45, 0.25])))
         background = _photo_background if rng.random() < 0.6 else _texture_background
-        image, where = background(rng, self.size)
-        alphas = _place(rng, pairs, self.size)
+        size = self.sizes[index % len(self.sizes)]
+        image, where = background(rng, size)
+        alphas = _place(rng, pairs, size)
         pairs = pairs[: len(alphas)]
         for (colour, _), alpha in zip(pairs, alphas, strict=True):
             if rng.random() < 0.7:

@@ -4,14 +4,14 @@ python train/experiments/domains.py cells --out output/domains/cells --images 26
 
 writes an ordinary data set (images/<name>.png and masks/<class>/<name>.png per split, with its data.yaml), so that training on
 it goes the way of anybody's own photos. Every scene is a pure function of (world, seed, index); the classes of a scene never
-share a pixel.
+share a pixel. --aspects gives pictures of several shapes, cut out of the square scenes.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ import numpy as np
 import yaml
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.spatial import cKDTree
+
+from train.demo.world import ASPECTS, scene_size
 
 SIZE = 128
 SUPERSAMPLE = 3
@@ -34,7 +36,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture uint8 [128,128,3] and the visible pixels of every class in it, bool [128,128], pairwise disjoint."""
+    """A picture uint8 [H,W,3] and the visible pixels of every class in it, bool [H,W], disjoint; 128 x 128 as painted."""
 
     image: np.ndarray
     masks: dict[str, np.ndarray]
@@ -337,8 +339,19 @@ WORLDS: dict[str, tuple[Callable[[int, int], Scene], dict[str, list[str]]]] = {
 """Painter and classes (with their phrases) of every world."""
 
 
-def write_dataset(world: str, folder: Path, images: int, seed: int = 0) -> Path:
-    """Write `images` scenes as train, validation and test parts and the data YAML over them; returns the YAML."""
+def cut_out(scene: Scene, aspect: str, rng: Rng) -> Scene:
+    """A window of an aspect like "16:9" somewhere in a scene, as long as the scene's side."""
+    height, width = scene_size(aspect, SIZE)
+    top, left = rng.integers(SIZE - height + 1), rng.integers(SIZE - width + 1)
+    window = np.s_[top : top + height, left : left + width]
+    return Scene(scene.image[window], {name: mask[window] for name, mask in scene.masks.items() if mask[window].any()})
+
+
+def write_dataset(world: str, folder: Path, images: int, seed: int = 0, aspects: Sequence[str] = ASPECTS[:1]) -> Path:
+    """Write `images` scenes as train, validation and test parts and the data YAML over them; returns the YAML.
+
+    aspects: of train.demo.world.ASPECTS, the pictures' shapes in turn.
+    """
     if images <= TEST + VALIDATION:
         raise ValueError(f"{images} images asked for; {TEST + VALIDATION} are kept for validation and test, so ask for more.")
     paint, classes = WORLDS[world]
@@ -346,7 +359,8 @@ def write_dataset(world: str, folder: Path, images: int, seed: int = 0) -> Path:
     first = 0
     for part, count in counts.items():
         for index in range(first, first + count):
-            write_scene(folder / part, f"{index:04d}", paint(seed, index), classes)
+            scene = cut_out(paint(seed, index), aspects[index % len(aspects)], np.random.default_rng([seed, index, 3]))
+            write_scene(folder / part, f"{index:04d}", scene, classes)
         first += count
     parts = {part: {"images": f"{part}/images", "masks": f"{part}/masks"} for part in counts}
     values = {"name": world, "common": {"type": "folder", "classes": classes, "absent_per_image": 2}, **parts}
@@ -372,8 +386,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--images", type=int, default=260, help=f"scenes, {TEST} + {VALIDATION} of them for test and validation")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--aspects", nargs="+", choices=ASPECTS, default=ASPECTS[:1], help="the pictures' shapes, width to height"
+    )
     arguments = parser.parse_args()
-    print(f"wrote {write_dataset(arguments.world, arguments.out, arguments.images, arguments.seed)}")
+    path = write_dataset(arguments.world, arguments.out, arguments.images, arguments.seed, arguments.aspects)
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":
