@@ -46,7 +46,6 @@ from .core.checkpoint import (
     pad_token,
 )
 from .core.ddim import ddim_sample
-from .core.diffusers_folder import read_json
 from .core.draw import thumbnail
 from .core.engine import Progress
 from .core.foreign import describe_not_safetensors
@@ -54,7 +53,7 @@ from .core.host_saved import METADATA_TENSOR, metadata_tensor
 from .core.latent_space import SCALING_FACTOR
 from .core.ldm_names import translate, vae_modules
 from .core.lora_fit import bias_of, does_not_fit, half_pairs, wrong_shapes
-from .core.lora_names import layers_of, to_kohya
+from .core.lora_names import adapter_settings, layers_of, to_kohya
 from .core.preview import SIZE as PREVIEW_SIZE
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
 from .core.unet_layout import UnsupportedUNet, head_counts, host_layout
@@ -348,10 +347,8 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         lora, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except Exception as error:
         raise CheckpointError(describe_not_safetensors(path, error)) from error
-    settings = path.with_name("adapter_config.json")
-    beside = path.name == "adapter_model.safetensors" and settings.is_file()
     try:
-        return to_kohya(lora, metadata, read_json(settings) if beside else None)
+        return to_kohya(lora, metadata, adapter_settings(path))
     except CheckpointError as error:
         raise CheckpointError(f"{path.name} is no LoRA for a DiGSeg model: {error}") from error
 

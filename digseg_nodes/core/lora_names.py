@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from torch import Tensor, tensor
 
+from .diffusers_folder import read_json
 from .errors import CheckpointError
 
 _PREFIXES = ("unet.base_model.model.", "base_model.model.unet.", "base_model.model.", "unet.")
@@ -77,6 +79,12 @@ def kohya_layer(layer: str) -> str:
     return "lora_unet_" + layer.replace(".", "_")
 
 
+def adapter_settings(path: Path) -> dict | None:
+    """The LoraConfig that peft writes beside its adapter_model.safetensors; None for other files."""
+    settings = path.with_name("adapter_config.json")
+    return read_json(settings) if path.name == "adapter_model.safetensors" and settings.is_file() else None
+
+
 def to_kohya(
     lora: dict[str, Tensor],
     metadata: dict[str, str] | None = None,
@@ -109,7 +117,10 @@ def to_kohya(
 
 def _unet_settings(metadata: dict[str, str]) -> dict:
     """The U-Net's LoraConfig out of diffusers' `lora_adapter_metadata`."""
-    found = json.loads(metadata.get("lora_adapter_metadata") or "{}")
+    try:
+        found = json.loads(metadata.get("lora_adapter_metadata") or "{}")
+    except ValueError as error:
+        raise CheckpointError(f"its lora_adapter_metadata, which holds its strength, cannot be read ({error}).") from error
     return {key.removeprefix("unet."): value for key, value in found.items() if key.startswith("unet.")}
 
 

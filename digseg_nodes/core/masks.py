@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .choices import check_choice
-from .prompts import parse_line
+from .prompts import parse_line, tidy
 
 MODES = ("hard", "soft")
 IF_EMPTY = (EMPTY_MASK, WHOLE_PICTURE, SKIP) = ("empty mask", "whole picture", "skip")
@@ -47,9 +47,9 @@ class Masks:
     def index_of(self, name: str) -> int:
         """Position of a mask by its name; an unknown name raises with the nearest one and all names there are.
 
-        White space and, unless two names differ in it alone, case do not count.
+        White space, invisible marks and, unless two names differ in it alone, case do not count.
         """
-        wanted = " ".join(name.split())
+        wanted = tidy(name)
         if wanted in self.names:
             return self.names.index(wanted)
         folded = [known.casefold() for known in self.names]
@@ -67,7 +67,7 @@ class Masks:
         """
         chosen, removed = [], []
         for line in text.splitlines():
-            if line.strip():
+            if tidy(line):
                 index, minus = self._named(line.strip())
                 (removed if minus else chosen).append(index)
         if not chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,19 @@ from pathlib import Path
 _FOLDER = Path(__file__).parent / "presets"
 PRESETS = tuple(sorted(p.stem for p in _FOLDER.glob("*.txt")))
 """Names of the class lists that come with the pack."""
+_WIDE_COLONS = "\uff1a\ufe55\ufe13"
+_COLON = re.compile(rf":\s+|:$|(?<!\d)[{_WIDE_COLONS}]|[{_WIDE_COLONS}](?!\d)")
+"""What separates a name from its synonyms: a colon before a space, or a full-width one, which Chinese and Japanese keyboards
+write without a space."""
+_COMMA = re.compile("[,\uff0c\u3001\uff64\ufe50\ufe51\ufe10\ufe11\u060c]")
+"""What separates synonyms: commas, full-width, ideographic and Arabic ones among them."""
+_INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200e\u200f\u2060\u00ad\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"))
+"""Marks without width that come along with pasted text: byte order, direction, places where a line may or must not break."""
+
+
+def tidy(name: str) -> str:
+    """A name as it is compared: composed letters, single spaces, no invisible marks."""
+    return " ".join(unicodedata.normalize("NFC", name.translate(_INVISIBLE)).split())
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,8 @@ MINUS = "-\u2212\uff0d"
 
 
 def parse_prompts(text: str) -> list[Prompt]:
-    """One prompt per non-empty line. A colon followed by a space (or ending the line) separates the name from synonyms.
+    """One prompt per non-empty line. A colon followed by a space (or ending the line, or of full width) separates the name from
+    synonyms, commas of any script separate these.
 
     `10:30` or `(left)` are literal. A line that starts with `-` names a class to take away from the others. Raises
     ValueError when nothing is left to select, or when a name comes twice.
@@ -37,7 +52,7 @@ def parse_prompts(text: str) -> list[Prompt]:
     prompts: list[Prompt] = []
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
+        if not tidy(line):
             continue
         prompt = parse_line(line, number)
         if prompt.name in lines:
@@ -70,12 +85,12 @@ def note_on_separators(prompts: Sequence[Prompt]) -> str:
 
 def parse_line(line: str, number: int = 1) -> Prompt:
     """The prompt on one line that is not empty; number: of the line, for the ValueError when it has no name."""
-    line = line.strip()
+    line = line.translate(_INVISIBLE).strip()
     if excluded := line[0] in MINUS:
         line = line[1:].strip()
-    name, *rest = re.split(r":\s+|:$", line, maxsplit=1)
-    name = " ".join(name.split())
-    synonyms = [" ".join(s.split()) for s in rest[0].split(",")] if rest else []
+    name, *rest = _COLON.split(line, maxsplit=1)
+    name = tidy(name)
+    synonyms = [tidy(synonym) for synonym in _COMMA.split(rest[0])] if rest else []
     if not name:
         raise ValueError(f"Line {number} ({line!r}) has no name before the colon. Write: name: synonym, synonym")
     wordings = dict.fromkeys([name, *(s for s in synonyms if s)])
@@ -91,12 +106,12 @@ def parse_thresholds(text: str, names: Sequence[str], default: float) -> list[fl
     """One threshold per name: `name: 0.4` lines of the text, `default` for the rest. ValueError names the wrong line."""
     limits = dict.fromkeys(names, default)
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
+        if not tidy(line):
             continue
-        name, colon, value = line.strip().rpartition(":")
-        name = " ".join(name.split())
-        if not colon:
+        found = re.fullmatch(f"(.*)[:{_WIDE_COLONS}](.*)", tidy(line))
+        if not found:
             raise ValueError(f"Line {number} ({line.strip()!r}): there is no colon; write e.g. {names[0]}: 0.4.")
+        name, value = found[1].strip(), found[2]
         if name not in limits:
             raise ValueError(f"Line {number} ({line.strip()!r}): there is no class {name!r}; there are: {', '.join(names)}.")
         try:

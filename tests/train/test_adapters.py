@@ -327,5 +327,6 @@ def test_check_data_lists_every_broken_file(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "001.png cannot be read" in printed
     assert "002.png is 3x3 pixels" in printed
-    assert "renamed.png belongs to no image" in printed
+    assert "UNUSED 1 label files belong to no image that is read" in printed
+    assert "renamed.png" in printed
     assert "Thumbs" not in printed

@@ -17,6 +17,12 @@ from digseg_nodes.core.prompts import Prompt, excluded_names, note_on_separators
         ("clock at 10:30", Prompt("clock at 10:30", ("clock at 10:30",))),
         ("(left) dog:1.5", Prompt("(left) dog:1.5", ("(left) dog:1.5",))),
         ("猫: 白猫", Prompt("猫", ("猫", "白猫"))),
+        ("red circle：disc", Prompt("red circle", ("red circle", "disc"))),  # noqa: RUF001
+        ("猫：白猫，黑猫、狸花猫", Prompt("猫", ("猫", "白猫", "黑猫", "狸花猫"))),  # noqa: RUF001
+        ("clock at 10：30", Prompt("clock at 10：30", ("clock at 10：30",))),  # noqa: RUF001
+        ("\ufeffred\u200b circle\u3000", Prompt("red circle", ("red circle",))),
+        ("e\u0301te\u0301", Prompt("été", ("été",))),
+        ("红，蓝", Prompt("红，蓝", ("红，蓝",))),  # noqa: RUF001
         ("a, b and c", Prompt("a, b and c", ("a, b and c",))),
     ],
 )
@@ -28,7 +34,7 @@ def test_lines_keep_their_order_and_empty_ones_are_left_out():
     assert [p.name for p in parse_prompts("\nb\n\n  \na: x\r\nc")] == ["b", "a", "c"]
 
 
-@pytest.mark.parametrize("text", ["", " \n\t\n"])
+@pytest.mark.parametrize("text", ["", " \n\t\n", "\ufeff\n\u200b"])
 def test_empty_text(text):
     with pytest.raises(ValueError, match="The text is empty"):
         parse_prompts(text)
@@ -47,6 +53,7 @@ def test_no_name_before_the_colon():
 def test_thresholds():
     assert parse_thresholds("b: 0.25\n\n", ("a", "b"), 0.5) == [0.5, 0.25]
     assert parse_thresholds("", ("a",), 0.4) == [0.4]
+    assert parse_thresholds("\ufeff猫：0.4\na: b: 0.2", ("猫", "a: b"), 0.5) == [0.4, 0.2]  # noqa: RUF001
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,10 @@ class Source(ABC):
         """What opening the source has shown about labels that are not used as they are there."""
         return []
 
+    def photo_files(self) -> tuple[set[Path], set[Path]]:
+        """All photos that are there, and those of them that have labels; empty where a photo needs no entry anywhere."""
+        return set(), set()
+
     def mask_files(self) -> tuple[set[Path], set[Path]]:
         """All mask files of the classes, and those of them that belong to an image; empty where masks are found by image."""
         return set(), set()

@@ -1,17 +1,18 @@
-"""COCO JSON, instances, stuff or panoptic, read through pycocotools."""
+"""COCO JSON, instances, stuff or panoptic."""
 
 import json
-from contextlib import redirect_stdout
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
-from pycocotools.coco import COCO
 
-from train.data.base import DataError
+from train.data.base import DataError, Finding
+from train.data.coco_json import Id, Photo, PhotoFiles, crowds, is_crowd, read_coco, same_id
 from train.data.config import CocoConfig
-from train.data.labelled import LabelledSource, Labels, Wording, file_digest, read_image, settings_digest
+from train.data.labelled import LabelledSource, Labels, Wording, file_digest, settings_digest
+from train.data.names import images_below, is_foreign
+from train.data.outlines import OutlineError, outline_mask
+from train.data.pixels import read_colours, upright_size
 
 
 class CocoSource(LabelledSource):
@@ -19,105 +20,173 @@ class CocoSource(LabelledSource):
 
     def __init__(self, config: CocoConfig):
         self.config = config
-        self.coco = _load(config.annotations)
-        self.categories = {category["id"]: category["name"] for category in self.coco.cats.values()}
-        names = config.classes or list(dict.fromkeys(self.categories.values()))
-        unknown = sorted(set(names) - set(self.categories.values()))
-        if unknown:
-            raise DataError(f"{config.annotations} has no categories {unknown}; it has {sorted(self.categories.values())}.")
-        self.wording = Wording(config, {name: [name] for name in names})
-        self.images = sorted(self.coco.imgs)[: config.limit]
-        if not self.images:
-            raise DataError(f"{config.annotations} lists no images.")
+        self.file = read_coco(config.annotations)
+        self.names = self._class_names()
+        self.wording = Wording(config, {name: [name] for name in self.names})
+        self.photos = self.file.photos[: config.limit]
+        self.paths = self._find_photos()
+        self._check_crowds()
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def _class_names(self) -> list[str]:
+        """The classes asked for; a root that only gathers the others (Roboflow's) is none."""
+        every = list(dict.fromkeys(self.file.categories.values()))
+        if self.config.classes is not None:
+            if unknown := sorted(set(self.config.classes) - set(every)):
+                raise DataError(f"{self.config.annotations} has no categories {unknown}; it has {sorted(every)}.")
+            return self.config.classes
+        return [name for name in every if name not in self._empty_roots] or every
 
     @cached_property
-    def _names(self) -> dict[int, str]:
-        return {number: name for number, name in self.categories.items() if name in self.class_names}
+    def _empty_roots(self) -> set[str]:
+        """Categories that others name as their super-category and that no annotation has."""
+        return self.file.roots - {name for photo in self.file.photos for name in self._labelled(photo)}
+
+    def _labelled(self, photo: Photo) -> set[str]:
+        """Names of the categories that annotations of a photo have."""
+        parts = [part for one in photo.annotations for part in one.get("segments_info", [one])]
+        numbers = (same_id(part.get("category_id")) for part in parts if self.config.crowd == "mask" or not is_crowd(part))
+        return {self.file.categories[number] for number in numbers if number in self.file.categories}
+
+    def _find_photos(self) -> list[Path]:
+        files = PhotoFiles(self.config.images)
+        found = [files.find(photo.file_name) for photo in self.photos]
+        missing = [photo.file_name for photo, path in zip(self.photos, found, strict=True) if path is None]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(found)} photos that {self.config.annotations} lists are not in {self.config.images}, "
+                f"e.g. {missing[0]!r}. Check `images:`, or take them out of the JSON."
+            )
+        return found
+
+    def _check_crowds(self) -> None:
+        """DataError for a class with more crowd annotations than others, unless `crowd:` says what they are."""
+        if self.config.crowd is not None or self.config.panoptic:
+            return
+        crowd, other = crowds(self.file.photos)
+        for number, count in crowd.items():
+            if count > other[number] and self.file.categories[number] in self.names:
+                raise DataError(
+                    f"{self.config.annotations}: {count} of {count + other[number]} annotations of "
+                    f'"{self.file.categories[number]}" have iscrowd 1. COCO means regions without labels by '
+                    "it, CVAT and SAM write it for every brushed mask. Say "
+                    "`crowd: mask` or `crowd: ignore` in the data YAML."
+                )
+
+    def __len__(self) -> int:
+        return len(self.photos)
 
     def photo(self, index: int) -> Path:
-        return self.config.images / self.coco.imgs[self.images[index]]["file_name"]
+        return self.paths[index]
 
     def content(self, index: int) -> str:
-        annotations = json.dumps(self.coco.imgToAnns[self.images[index]], sort_keys=True)
+        annotations = json.dumps(self.photos[index].annotations, sort_keys=True)
         files = [self.photo(index)] + ([self._panoptic_file(index)] if self.config.panoptic else [])
-        return f"coco/{file_digest(*files)}/{settings_digest(annotations)}"
+        return f"coco/{file_digest(*files)}/{settings_digest(annotations, self.file.categories, self.config.crowd)}"
+
+    @cached_property
+    def unseen(self) -> frozenset[str]:
+        seen = {name for photo in self.photos for name in self._labelled(photo)}
+        return frozenset(set(self.class_names) - seen - set(self.config.absent))
 
     def labels(self, index: int) -> Labels:
-        masks, crowd = self._panoptic(index) if self.config.panoptic else self._segments(index)
-        return Labels(masks, crowd if crowd.any() else None, self._label_file(index), crowd.shape)
-
-    def _label_file(self, index: int) -> Path:
-        return self._panoptic_file(index) if self.config.panoptic else self.config.annotations
-
-    def _segments(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Class masks and crowd regions from polygons and run lengths."""
-        entry = self.coco.imgs[self.images[index]]
-        masks, crowd = {}, np.zeros((entry["height"], entry["width"]), bool)
-        for annotation in self.coco.imgToAnns[self.images[index]]:
-            mask = self._mask(annotation)
-            if annotation.get("iscrowd"):
+        if self.config.panoptic:
+            return self._panoptic(index)
+        size = self.photos[index].size or upright_size(self.photo(index), self.config.page)
+        masks, crowd = {}, np.zeros(size, bool)
+        for annotation in self.photos[index].annotations:
+            name = self.file.categories[annotation["category_id"]]
+            if name not in self.names and not is_crowd(annotation):
+                continue
+            mask = self._mask(annotation, index, size)
+            if is_crowd(annotation) and self.config.crowd != "mask":
                 crowd |= mask
-            elif annotation["category_id"] in self._names:
-                name = self._names[annotation["category_id"]]
+            elif name in self.names:
                 masks[name] = masks.get(name, False) | mask
-        return masks, crowd
+        return Labels(masks, crowd if crowd.any() else None, self.config.annotations, size)
 
-    def _mask(self, annotation: dict) -> np.ndarray:
-        """[H,W] bool of one annotation."""
+    def _mask(self, annotation: dict, index: int, size: tuple[int, int]) -> np.ndarray:
+        """Bool [H,W] of one annotation."""
         try:
-            return self.coco.annToMask(annotation).astype(bool)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            if _within_one(annotation) and self._all_within_one:
+                raise OutlineError("all corners lie between 0 and 1, as shares of the width and height; COCO has pixels")
+            return outline_mask(annotation.get("segmentation"), *size)
+        except OutlineError as error:
             raise DataError(
-                f"{self.config.annotations}: annotation {annotation['id']} of image {annotation.get('image_id')} has no outline "
-                f"that can be read ({error!r}); expected `segmentation` as polygons of at least three points or run lengths. "
-                "Boxes alone hold no mask: take them out, or export with outlines."
+                f"{self.config.annotations}: annotation {annotation['id']} of image {self.photos[index].number} has no outline "
+                f"that can be read: {error}. Take the annotation out, or mend it."
             ) from error
 
+    @cached_property
+    def _all_within_one(self) -> bool:
+        return all(_within_one(annotation) for photo in self.file.photos for annotation in photo.annotations)
+
+    def photo_files(self) -> tuple[set[Path], set[Path]]:
+        files = PhotoFiles(self.config.images)
+        used = {path for photo in self.file.photos if (path := files.find(photo.file_name)) is not None}
+        return {path for path in images_below(self.config.images) if not is_foreign(path.name)} | used, used
+
+    def findings(self) -> list[Finding]:
+        out = [*super().findings(), *self.file.findings]
+        roots = sorted(self._empty_roots - set(self.names))
+        if roots:
+            out.append(Finding(f"{', '.join(roots)}: only gathers the other categories and is not asked for", left_over=False))
+        crowd, _ = crowds(self.file.photos)
+        if crowd and self.config.crowd != "mask" and not self.config.panoptic:
+            out.append(
+                Finding(f"{crowd.total()} crowd annotations are unlabelled regions (`crowd:` can change it)", left_over=False)
+            )
+        left = {name for photo in self.file.photos for name in self._labelled(photo)} - set(self.names)
+        if left:
+            out.append(
+                Finding(f"{len(left)} categories with annotations are not among `classes`: {_some(left)}", left_over=False)
+            )
+        return out
+
     def _panoptic_entry(self, index: int) -> dict:
-        found = self.coco.imgToAnns[self.images[index]]
+        found = self.photos[index].annotations
         if not found or not {"file_name", "segments_info"} <= set(found[0]):
             raise DataError(
                 f"{self.config.annotations} has no panoptic annotation (file_name, segments_info) for image "
-                f"{self.images[index]}. Take the image out of `images`, or leave `panoptic:` out for a JSON with polygons or run "
-                "lengths."
+                f"{self.photos[index].number}. Take the image out of `images`, or leave `panoptic:` out for a JSON with "
+                "polygons or run lengths."
             )
         return found[0]
 
     def _panoptic_file(self, index: int) -> Path:
         return self.config.panoptic / self._panoptic_entry(index)["file_name"]
 
-    def _panoptic(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _panoptic(self, index: int) -> Labels:
         """Class masks and crowd regions from a panoptic PNG, whose pixels are segment ids R + 256 G + 65536 B."""
         path = self._panoptic_file(index)
-        ids = read_image(path, "RGB").astype(np.int32) @ np.array([1, 256, 65536], np.int32)
-        masks, crowd = {}, ids == 0
+        ids = read_colours(path)[0].astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+        masks, crowd, named = {}, ids == 0, {0}
         for segment in self._panoptic_entry(index)["segments_info"]:
-            if segment.get("iscrowd"):
-                crowd |= ids == segment["id"]
-            elif segment["category_id"] in self._names:
-                name = self._names[segment["category_id"]]
-                masks[name] = masks.get(name, False) | (ids == segment["id"])
-        return masks, crowd
+            number = same_id(segment.get("id"))
+            named.add(number)
+            name = self.file.categories.get(same_id(segment.get("category_id")))
+            if is_crowd(segment) and self.config.crowd != "mask":
+                crowd |= ids == number
+            elif name in self.names:
+                masks[name] = masks.get(name, False) | (ids == number)
+        return Labels(masks, crowd if crowd.any() else None, path, ids.shape, lambda: _unnamed(ids, named))
 
 
-def _load(path: Path) -> COCO:
-    if not path.is_file():
-        raise DataError(f"There is no annotation file {path}.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        for number, annotation in enumerate(values["annotations"]):
-            annotation.setdefault("id", number)  # panoptic annotations have neither
-            annotation.setdefault("category_id", 0)
-        for key, needed in (("images", {"id", "file_name"}), ("categories", {"id", "name"})):
-            if short := [entry for entry in values[key] if not needed <= set(entry)]:
-                raise KeyError(f"{', '.join(sorted(needed - set(short[0])))} in {key}: {short[0]}")
-        coco = COCO()
-        coco.dataset = values
-        with redirect_stdout(StringIO()):
-            coco.createIndex()
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not COCO JSON ({error!r}); expected images, annotations and categories.") from error
-    return coco
+def _within_one(annotation: dict) -> bool:
+    """Whether a polygon has corners from 0 to 1 only."""
+    parts = annotation.get("segmentation")
+    numbers = (
+        [value for part in parts for value in (part if isinstance(part, list) else [part])] if isinstance(parts, list) else []
+    )
+    return bool(numbers) and all(isinstance(value, int | float) and 0 <= value <= 1 for value in numbers)
+
+
+def _unnamed(ids: np.ndarray, named: set[Id | None]) -> dict[str, int]:
+    """Pixels of the segments that the JSON does not name."""
+    found, counts = np.unique(ids, return_counts=True)
+    total = sum(int(count) for one, count in zip(found, counts, strict=True) if int(one) not in named)
+    return {"segments that the JSON does not name": total} if total else {}
+
+
+def _some(names: set[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:8]) + (" ..." if len(listed) > 8 else "")

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from digseg_nodes.core.prompts import PRESETS, parse_prompts, preset_text
 from train.settings.yaml_config import UserPath, load_yaml, validate
 
+Marks = Literal["auto", "bright", "dark", "any", "alpha", "transparent"]
+"""Which pixels of a mask are marked. bright: at least half white. dark: less than that. any: whatever is not black and not
+transparent. alpha: what is opaque; transparent: what is not. auto: what the picture says, where it says one thing."""
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Byte, Byte, Byte]
 
@@ -39,14 +42,24 @@ class LabelledConfig(SourceConfig):
     phrases: other words for a class, e.g. {tv: [television, screen]}. templates: sentences with {} for the class.
     held_out: classes that training leaves out and evaluation reports apart. absent_per_image: how many of the classes
     that are not in an image are asked for as absent prompts. absent: classes that may be asked for as absent although no image
-    of the source has a mask of them; others without a mask are not asked for.
+    of the source has a mask of them; others without a mask are not asked for. range: black and white of photos of more than 8
+    bits, [0, 4095] for 12 bits, or "measured" over all photos. page: the page of files of several, from 1.
     """
 
     phrases: dict[str, list[str]] = {}
     templates: list[str] = []
     held_out: list[str] = []
     absent: list[str] = []
+    range: tuple[float, float] | Literal["measured"] | None = None
+    page: Annotated[int, Field(ge=1)] | None = None
     absent_per_image: Annotated[int, Field(ge=0)] = 4
+
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, value):
+        if isinstance(value, tuple) and not value[0] < value[1]:
+            raise ValueError("black must be below white, e.g. [0, 4095]")
+        return value
 
     @field_validator("templates")
     @classmethod
@@ -61,7 +74,9 @@ class FolderConfig(LabelledConfig):
     """Photos in `images` and one black-and-white mask per class and photo in `masks/<class>/<name>.png`.
 
     classes maps class names to the phrases that may stand for them; left out, the sub-folders of `masks` are the
-    classes. A missing mask file means the class is not in that image. `ignore` is the grey value of unknown pixels.
+    classes. A missing mask file means the class is not in that image. `ignore` is the grey value of unknown pixels. marks: which
+    pixels of a mask are marked, see train/data/marks.py; "auto" takes white, a colour, a grey level or opaque pixels, and is an
+    error where they say different things.
     """
 
     type: Literal["folder"]
@@ -69,6 +84,7 @@ class FolderConfig(LabelledConfig):
     masks: UserPath
     classes: dict[str, list[str]] | None = None
     ignore: Byte | None = None
+    marks: Marks = "auto"
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -101,7 +117,8 @@ class IndexConfig(PairedConfig):
 
     classes: names with their numbers ({sky: 3, tree: [4, 5]}), or a list of names numbered from `first` on, leaving
     out `skip`. preset: a class list of the nodes (digseg_nodes/core/presets/) instead, with its synonyms as phrases.
-    ignore: the numbers of unlabelled pixels. Any other number is background.
+    ignore: the numbers of unlabelled pixels. background: those that are knowingly no class, or "rest" for all others; a number
+    that is none of these is read as background and reported.
     """
 
     type: Literal["index"]
@@ -110,6 +127,7 @@ class IndexConfig(PairedConfig):
     first: int = 0
     skip: list[int] = []
     ignore: list[int] = []
+    background: list[int] | Literal["rest"] = [0]
     variable: str | None = None
 
     @model_validator(mode="before")
@@ -139,23 +157,29 @@ def _from_preset(values: dict) -> dict:
 
 
 class ColourConfig(PairedConfig):
-    """Label files painted in class colours: classes {water: [0, 0, 255]}; ignore: the colours of unlabelled pixels."""
+    """Label files painted in class colours: classes {water: [0, 0, 255]}; ignore: the colours of unlabelled pixels;
+    background: those that are knowingly no class, or "rest" for all others."""
 
     type: Literal["colour"]
     classes: dict[str, Colour]
     ignore: list[Colour] = []
+    background: list[Colour] | Literal["rest"] = [(0, 0, 0)]
 
 
 class BinaryConfig(PairedConfig):
-    """Black-and-white label files of a single class; pixels brighter than half are `name`."""
+    """Black-and-white label files of a single class, `name`. ignore and marks: as in FolderConfig."""
 
     type: Literal["binary"]
     name: str
+    ignore: Byte | None = None
+    marks: Marks = "auto"
 
 
 class CocoConfig(LabelledConfig):
-    """COCO JSON: `annotations` with polygons or RLE; crowd regions are unlabelled. classes: a selection, default all.
+    """COCO JSON: `annotations` with polygons or RLE. classes: a selection, default all.
 
+    crowd: what annotations with iscrowd are, "ignore" (unlabelled, as COCO means it) or "mask" (masks, as CVAT and SAM write
+    brush strokes); left out, they are unlabelled as long as no class has more of them than others.
     panoptic: folder of the panoptic PNGs, when `annotations` is a panoptic JSON.
     """
 
@@ -164,6 +188,7 @@ class CocoConfig(LabelledConfig):
     annotations: UserPath
     panoptic: UserPath | None = None
     classes: list[str] | None = None
+    crowd: Literal["ignore", "mask"] | None = None
 
 
 AnySource = Annotated[

@@ -2,107 +2,17 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
 
-from train.data.base import Contents, DataError, Query, Sample, Source
+from train.data.base import Contents, DataError, Finding, Query, Sample, Source
 from train.data.config import LabelledConfig
-
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What brings an image of an EXIF orientation upright; 1 is upright already."""
-FAINT = 16
-"""Masks whose brightest pixel is below this were not meant as black and white."""
-
-
-def read_image(path: Path, mode: str | None) -> np.ndarray:
-    """An image file as an array, turned upright: [H,W,3] uint8 for mode "RGB", [H,W] for "L"; None keeps the stored values
-    (indices)."""
-    with _opened(path) as image:
-        upright = _upright(image)
-        return np.asarray(upright.convert(mode) if mode else upright)
-
-
-def read_photo(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """A photo as [H,W,3] uint8, turned upright as its EXIF data says and ComfyUI shows it.
-
-    size: (height, width) of its labels; where only the pixels as they are stored have that size, these are taken.
-    """
-    with _opened(path) as image:
-        upright = _upright(image)
-        stored = size == (image.height, image.width) != (upright.height, upright.width)
-        return np.asarray(_eight_bit(image if stored else upright, path).convert("RGB"))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """An image turned as its EXIF data says; EXIF data that nobody can read turns nothing."""
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow's readers raise whatever damaged bytes lead them to
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """An open image file; whatever is wrong with it, also while its pixels are read, is a DataError."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error}). Replace or remove the file.") from error
-
-
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
-    """A photo of 16-bit grey levels scaled to 8 bit, where Pillow would clip at 255; others as they are."""
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return Image.fromarray((np.clip(np.asarray(image).astype(np.int64), 0, 65535) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise DataError(f"{path} holds floating-point grey levels, whose range nobody can know. Save it with 8 or 16 bit.")
-    return image
-
-
-def read_mask(path: Path, ignore: int | None = None) -> np.ndarray:
-    """A black-and-white mask as [H,W] uint8; raises DataError for one that counts classes or says 1 for white.
-
-    ignore: the grey level of unknown pixels, which says nothing about the others.
-    """
-    mask = read_image(path, "L")
-    brightest = mask[mask != ignore].max(initial=0)
-    if 0 < brightest < FAINT:
-        raise DataError(
-            f"{path} has no grey level above {brightest}, so nothing in it counts as selected (128 and more do); expected 0 "
-            "and 255. Scale its values up, or read the files as class numbers (`type: index`)."
-        )
-    return mask
-
-
-def read_matlab(path: Path, variable: str | None) -> np.ndarray:
-    """One variable of a MATLAB file, [H,W] for a label map."""
-    from scipy.io import loadmat  # needed by this layout only
-    from scipy.io.matlab import MatReadError
-
-    try:
-        content = loadmat(path)
-    except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a MATLAB file ({error}). Replace or remove the file.") from error
-    if variable not in content:
-        names = [name for name in content if not name.startswith("__")]
-        raise DataError(f"{path} has no variable {variable!r}, only {names}. Name the label map as `variable:`.")
-    return content[variable]
+from train.data.pixels import RANGES, Levels, deep_values, is_deep, opened, own_levels, read_photo
 
 
 def file_digest(*paths: Path) -> str:
@@ -131,6 +41,8 @@ class Wording:
 
     def __init__(self, config: LabelledConfig, classes: dict[str, list[str]]):
         self.config = config
+        if not classes or any(not str(name).strip() for name in classes):
+            raise DataError(f"The classes are {list(classes)}; expected one name at least, and none that is empty.")
         self.phrases = {name: self._phrases(name, given) for name, given in classes.items()}
         for setting in ("held_out", "phrases", "absent"):
             unknown = sorted(set(getattr(config, setting)) - set(classes))
@@ -156,10 +68,22 @@ class Wording:
         present = [name for name in self.phrases if name in masks and masks[name].any()]
         for name in present:
             yield Query(name, self.phrases[name], masks[name], "held_out" if name in held_out else "seen")
-        missing = [name for name in self.phrases if name not in present and name not in held_out | unseen]
+        for name in self.absent(present, seed, unseen):
+            yield Query(name, self.phrases[name], None, "absent_random")
+
+    def absent(self, present: Iterable[str], seed: int, unseen: frozenset[str]) -> list[str]:
+        """The classes that are asked for as absent where `present` are there."""
+        missing = [name for name in self.phrases if name not in {*present, *self.config.held_out, *unseen}]
         rng = np.random.default_rng([seed, len(missing)])
-        for position in rng.permutation(len(missing))[: self.config.absent_per_image]:
-            yield Query(missing[position], self.phrases[missing[position]], None, "absent_random")
+        return [missing[position] for position in rng.permutation(len(missing))[: self.config.absent_per_image]]
+
+    def shared_phrases(self) -> dict[str, list[str]]:
+        """Phrases that stand for several classes, with these."""
+        classes: dict[str, list[str]] = {}
+        for name, phrases in self.phrases.items():
+            for phrase in phrases:
+                classes.setdefault(phrase, []).append(name)
+        return {phrase: names for phrase, names in classes.items() if len(names) > 1}
 
 
 @dataclass(frozen=True)
@@ -194,11 +118,62 @@ class LabelledSource(Source):
         """Content address of the photo and the labels of image number `index`, and of how they are read."""
 
     def identity(self, index: int) -> str:
-        return f"{self.content(index)}/{settings_digest(self.wording.settings(), sorted(self.unseen), index)}"
+        read = (self.config.range, self._measured if self.config.range == "measured" else None, self.config.page)
+        return f"{self.address(index)}/{settings_digest(self.wording.settings(), sorted(self.unseen), read, index)}"
+
+    @cached_property
+    def _addresses(self) -> dict[int, str]:
+        return {}
+
+    def address(self, index: int) -> str:
+        """`content` of an image, worked out once."""
+        if index not in self._addresses:
+            self._addresses[index] = self.content(index)
+        return self._addresses[index]
+
+    def levels(self, values: np.ndarray, path: Path) -> Levels:
+        """Black and white of a photo of more than 8 bits: declared, measured over all photos, or those of 16 bits where some
+        photo shows that there are as many. DataError where nothing does."""
+        if isinstance(self.config.range, tuple):
+            return self.config.range
+        if self.config.range == "measured":
+            return self._measured
+        own = own_levels(values, path)
+        if max(own[1], self._deepest) < RANGES[-1]:
+            raise DataError(
+                f"{path} has 16 bits, but no value above {int(values.max())}, and no photo of the set goes beyond 14 bits: the "
+                f"scale may end at {own[1]:g}, or the photos are very dark. Say `range: [0, {own[1]:g}]`, "
+                f"`range: [0, {RANGES[-1]}]` or `range: measured` in the data YAML."
+            )
+        return 0, RANGES[-1]
+
+    def _deep_photos(self) -> Iterator[np.ndarray]:
+        """The stored values of every photo of more than 8 bits."""
+        for index in range(len(self)):
+            with opened(self.photo(index), self.config.page) as image:
+                if is_deep(image):
+                    yield deep_values(image, self.photo(index), self.config.page)
+
+    @cached_property
+    def _measured(self) -> Levels | None:
+        """The lowest and highest value of all photos of more than 8 bits; None where there is none."""
+        ends = [(float(np.nanmin(values)), float(np.nanmax(values))) for values in self._deep_photos()]
+        if not ends:
+            return None
+        black = min(low for low, _ in ends)
+        return black, max(black + 1e-6, *(high for _, high in ends))
+
+    @cached_property
+    def _deepest(self) -> int:
+        """The most that 8, 10, 12, 14 or 16 bits hold, as many as some photo needs."""
+        for values in self._deep_photos():
+            if values.max() > RANGES[-2]:
+                return RANGES[-1]
+        return 0
 
     def sample(self, index: int) -> Sample:
         labels, photo = self.labels(index), self.photo(index)
-        image = read_photo(photo, labels.shape)
+        image = read_photo(photo, labels.shape, self.levels, self.config.page)
         if labels.shape is not None and labels.shape != image.shape[:2]:
             raise wrong_size(labels.file, labels.shape, photo, image.shape[:2])
         queries = tuple(self.wording.queries(labels.masks, index, self.unseen))
@@ -209,6 +184,11 @@ class LabelledSource(Source):
         areas = {name: int(mask.sum()) for name, mask in labels.masks.items()}
         height, width = labels.shape or (0, 0)
         return Contents(height * width, {name: area for name, area in areas.items() if area}, labels.unknown())
+
+    def findings(self) -> list[Finding]:
+        shared = self.wording.shared_phrases()
+        texts = [f'"{phrase}" stands for {" and ".join(names[:3])}' for phrase, names in shared.items()]
+        return [Finding(f"{len(shared)} phrases ask for several classes, e.g. {texts[0]}")] if shared else []
 
     @cached_property
     def unseen(self) -> frozenset[str]:

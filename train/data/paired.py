@@ -2,41 +2,75 @@
 
 import re
 from abc import abstractmethod
+from collections import Counter
+from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from train.data.base import DataError
+from train.data.base import DataError, Finding
 from train.data.config import BinaryConfig, ColourConfig, IndexConfig, PairedConfig
-from train.data.labelled import (
-    LabelledSource,
-    Labels,
-    Wording,
-    file_digest,
-    read_image,
-    read_mask,
-    read_matlab,
-    settings_digest,
-)
+from train.data.labelled import LabelledSource, Labels, Wording, file_digest, settings_digest
+from train.data.marks import read_mask
+from train.data.matlab import read_matlab
+from train.data.names import is_foreign, is_image, same_but_for_spelling
+from train.data.pixels import IMAGE_SUFFIXES, read_colours, read_numbers
 
 
-def pair_files(config: PairedConfig) -> list[tuple[Path, Path]]:
-    """(photo, label file) of every photo that matches, sorted; raises DataError when there is none or a label is missing."""
+def match_photos(config: PairedConfig) -> dict[Path, tuple[str, ...]]:
+    """Photos that match the pattern, with what its stars matched; raises DataError when there is none."""
     wanted = PurePosixPath(config.images)
+    if not config.images.strip() or not config.masks.strip():
+        raise DataError(
+            "`images` and `masks` are patterns below `root`, e.g. images/*.jpg and masks/{1}.png; one of them is empty."
+        )
     if wanted.is_absolute() or ".." in wanted.parts or re.search(r"\*\*|[?\[\]]", config.images):
         raise DataError(f"`images: {config.images}` must be a path below `root` with single stars (*) for what varies.")
     pattern = re.compile(re.escape(wanted.as_posix()).replace(r"\*", "([^/]*)"))
-    found = {image: pattern.fullmatch(image.relative_to(config.root).as_posix()) for image in config.root.glob(str(wanted))}
+    found = {image: pattern.fullmatch(_below(image, config.root)) for image in config.root.glob(str(wanted))}
     parts = {image: match for image, match in found.items() if match}  # a disk may not tell upper from lower case
+    parts = {image: match for image, match in parts.items() if image.is_file() and not _foreign(image, config.root)}
     if not parts:
         raise DataError(f"No photo matches {config.root / config.images}. Check `root` and `images` of the data YAML.")
-    values = {image: match.groups() or (image.stem,) for image, match in parts.items()}
+    return {image: match.groups() or (image.stem,) for image, match in parts.items()}
+
+
+def pair_files(config: PairedConfig, values: dict[Path, tuple[str, ...]]) -> list[tuple[Path, Path]]:
+    """(photo, label file) of every photo of the split, sorted; raises DataError when a label is missing."""
     kept = _listed(config.root / config.list, values) if config.list else sorted(values)
-    pairs = [(image, config.root / _fill(config.masks, values[image])) for image in kept]
+    pairs = [(image, _existing(config.root / _fill(config.masks, values[image]), values)) for image in kept]
     missing = [mask for _, mask in pairs if not mask.is_file()]
     if missing:
         raise DataError(f"{len(missing)} of {len(pairs)} label files are missing, e.g. {missing[0]}. Check `masks`.")
-    return pairs[: config.limit]
+    return pairs
+
+
+def _existing(path: Path, photos: Container[Path]) -> Path:
+    """A label file, under the name it has on disk where only case, Unicode form or image suffix differ."""
+    other = None if path.is_file() else same_but_for_spelling(path)
+    return path if other is None or other in photos else other
+
+
+def _below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _foreign(path: Path, root: Path) -> bool:
+    return any(is_foreign(part) for part in path.relative_to(root).parts)
+
+
+def other_suffixes(config: PairedConfig, taken: Iterable[Path]) -> list[Path]:
+    """Image files that would match the pattern of photos if it ended otherwise (.JPG and .jpeg beside .jpg)."""
+    wanted = PurePosixPath(config.images)
+    if wanted.suffix.lower() not in IMAGE_SUFFIXES:
+        return []
+    pattern = wanted.with_suffix(".*").as_posix()
+    exact = re.compile(re.escape(wanted.with_suffix("").as_posix()).replace(r"\*", "([^/]*)"))
+    taken = set(taken)
+    found = [
+        path for path in config.root.glob(pattern) if path not in taken and is_image(path) and not _foreign(path, config.root)
+    ]
+    return sorted(path for path in found if exact.fullmatch(_below(path.with_suffix(""), config.root)))
 
 
 def _listed(path: Path, values: dict[Path, tuple[str, ...]]) -> list[Path]:
@@ -73,9 +107,13 @@ def _fill(template: str, parts: tuple[str, ...]) -> str:
 class PairedSource(LabelledSource):
     """See PairedConfig; sub-classes turn a label file into class masks."""
 
+    config: PairedConfig
+
     def __init__(self, config: PairedConfig):
         self.config = config
-        self.pairs = pair_files(config)
+        self.matched = match_photos(config)
+        self.listed = pair_files(config, self.matched)
+        self.pairs = self.listed[: config.limit]
         self.wording = Wording(config, {name: [name] for name in self.names()})
 
     def names(self) -> list[str]:
@@ -85,6 +123,10 @@ class PairedSource(LabelledSource):
     @abstractmethod
     def decode(self, path: Path) -> Labels:
         """The labels of a label file."""
+
+    @abstractmethod
+    def reading(self) -> tuple:
+        """The settings that decide how a label file is read."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -96,10 +138,24 @@ class PairedSource(LabelledSource):
         return self.decode(self.pairs[index][1])
 
     def content(self, index: int) -> str:
-        c = self.config
-        read = [getattr(c, "classes", None), getattr(c, "ignore", None)]
-        read += [c.variable] if getattr(c, "variable", None) else []
-        return f"{c.type}/{file_digest(*self.pairs[index])}/{settings_digest(*read)}"
+        return f"{self.config.type}/{file_digest(*self.pairs[index])}/{settings_digest(*self.reading())}"
+
+    def mask_files(self) -> tuple[set[Path], set[Path]]:
+        root, pattern = self.config.root, re.sub(r"\{\d+\}", "*", self.config.masks)
+        there = {path for path in root.glob(pattern) if path.is_file() and not _foreign(path, root)}
+        used = {mask for _, mask in self.listed}
+        return (there | used) - set(self.matched), used
+
+    def findings(self) -> list[Finding]:
+        out = super().findings()
+        if left := other_suffixes(self.config, [*self.matched, *(mask for _, mask in self.listed)]):
+            names = ", ".join(path.name for path in left[:5])
+            text = f"{len(left)} images match `images: {self.config.images}` but for their suffix and are not read: {names}"
+            out.append(Finding(f"{text}; write the pattern with *.* to take them"))
+        masks = Counter(mask for _, mask in self.listed)
+        if shared := [mask for mask, count in masks.items() if count > 1]:
+            out.append(Finding(f"{len(shared)} label files belong to several photos, e.g. {shared[0]} to {masks[shared[0]]}"))
+        return out
 
 
 class IndexSource(PairedSource):
@@ -107,13 +163,21 @@ class IndexSource(PairedSource):
 
     config: IndexConfig
 
+    def reading(self) -> tuple:
+        return self.config.classes, self.config.ignore, self.config.background, self.config.variable
+
     def decode(self, path: Path) -> Labels:
-        numbers = read_matlab(path, self.config.variable) if path.suffix == ".mat" else read_image(path, None)
-        if numbers.ndim != 2:
-            raise DataError(f"{path} has {numbers.shape[-1]} channels; expected one channel of class numbers (type: colour?).")
+        numbers = read_matlab(path, self.config.variable) if path.suffix == ".mat" else read_numbers(path, self.config.page)
         masks = {name: np.isin(numbers, wanted) for name, wanted in self.config.classes.items()}
         ignore = np.isin(numbers, self.config.ignore) if self.config.ignore else None
-        return Labels(masks, ignore, path, numbers.shape)
+        return Labels(masks, ignore, path, numbers.shape, lambda: self._unknown(numbers))
+
+    def _unknown(self, numbers: np.ndarray) -> dict[str, int]:
+        if self.config.background == "rest":
+            return {}
+        known = {*self.config.ignore, *self.config.background, *(one for many in self.config.classes.values() for one in many)}
+        found, counts = np.unique(numbers, return_counts=True)
+        return {str(one): int(count) for one, count in zip(found, counts, strict=True) if int(one) not in known}
 
 
 class ColourSource(PairedSource):
@@ -121,11 +185,31 @@ class ColourSource(PairedSource):
 
     config: ColourConfig
 
+    def reading(self) -> tuple:
+        return self.config.classes, self.config.ignore, self.config.background
+
     def decode(self, path: Path) -> Labels:
-        codes = _codes(read_image(path, "RGB"))
+        colours, opaque = read_colours(path, self.config.page)
+        codes = _codes(colours)
+        if opaque is not None:
+            codes = np.where(opaque, codes, TRANSPARENT)
         masks = {name: codes == _codes(np.array(colour)) for name, colour in self.config.classes.items()}
         ignored = [_codes(np.array(colour)) for colour in self.config.ignore]
-        return Labels(masks, np.isin(codes, ignored) if ignored else None, path, codes.shape)
+        ignore = np.isin(codes, ignored) if ignored else None
+        return Labels(masks, ignore, path, codes.shape, lambda: self._unknown(codes))
+
+    def _unknown(self, codes: np.ndarray) -> dict[str, int]:
+        if self.config.background == "rest":
+            return {}
+        colours = [*self.config.classes.values(), *self.config.ignore, *self.config.background]
+        known = {TRANSPARENT, *(int(_codes(np.array(colour))) for colour in colours)}
+        found, counts = np.unique(codes, return_counts=True)
+        pairs = [(int(code), int(count)) for code, count in zip(found, counts, strict=True) if int(code) not in known]
+        return {f"({code >> 16}, {code >> 8 & 255}, {code & 255})": count for code, count in pairs}
+
+
+TRANSPARENT = -1
+"""The code of pixels without colour."""
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
@@ -141,6 +225,9 @@ class BinarySource(PairedSource):
     def names(self) -> list[str]:
         return [self.config.name]
 
+    def reading(self) -> tuple:
+        return self.config.name, self.config.ignore, self.config.marks
+
     def decode(self, path: Path) -> Labels:
-        mask = read_mask(path)
-        return Labels({self.config.name: mask >= 128}, None, path, mask.shape)
+        marked, unknown = read_mask(path, self.config.ignore, self.config.marks, self.config.page)
+        return Labels({self.config.name: marked}, unknown if self.config.ignore is not None else None, path, marked.shape)

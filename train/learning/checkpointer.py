@@ -1,14 +1,18 @@
 """What a run leaves behind: states to resume from, and the best and the last checkpoint for the nodes."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from accelerate import Accelerator
 
+from train.data.account import describe_change
+from train.data.config import DataConfig
 from train.learning.divergence import refuse_not_finite
 from train.learning.resume import check_same_run, latest_state, load_state, save_state
 from train.learning.run_progress import RunProgress
 from train.learning.trained import Trained, weights_of_state
+from train.learning.training_set import TrainingSet
 from train.networks.bases import Networks
 from train.networks.export import export, export_lora
 from train.settings.train_config import Strict, TrainConfig
@@ -31,11 +35,9 @@ FREE_SETTINGS = {
 class Checkpointer:
     """Saves and restores one run, and exports its averaged weights. Only the main process writes."""
 
-    def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, networks: Networks, trained: Trained, class_names: list[str]
-    ):
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, networks: Networks, trained: Trained, data: TrainingSet):
         self.config, self.accelerator, self.networks = config, accelerator, networks
-        self.trained, self.class_names = trained, class_names
+        self.trained, self.class_names, self.digests = trained, data.class_names, data.digests
         self.folder = config.output / "checkpoints"
 
     def latest(self) -> Path | None:
@@ -51,7 +53,7 @@ class Checkpointer:
         if not self.accelerator.is_main_process:
             return
         tensors, values = self.trained.state()
-        values |= {"progress": progress.__dict__, "config": self._settings()}
+        values |= {"progress": progress.__dict__, "config": self._settings(), "data": self.digests}
         what = f"State {progress.step} was not written"
         refuse_not_finite(weights_of_state(tensors), what, "The training has diverged.")
         save_state(self.folder, progress.step, tensors, values, self.config.checkpoints.keep)
@@ -71,11 +73,27 @@ class Checkpointer:
         self.trained.restore(tensors, values)
         progress = RunProgress(**values["progress"])
         self.accelerator.print(f"continuing from {path} ({progress.step} steps done)")
+        self._compare(values.get("data", self.digests), progress)
         return progress
+
+    def _compare(self, saved: dict[str, dict], progress: RunProgress) -> None:
+        """Say what of the data is other than when the state was written. The best score counts anew for another validation."""
+        if text := describe_change(saved, self.digests, "train"):
+            advice = (
+                "Nothing was trained on it as it is now: raise `steps`, or choose another `output:`."
+                if progress.ended(self.config)
+                else "The run goes on with it as it is now; choose another `output:` for a run on this data alone."
+            )
+            self.accelerator.print(f"WARNING the training data have changed since step {progress.step}: {text}. {advice}")
+        if text := describe_change(saved, self.digests, "validation"):
+            self.accelerator.print(f"WARNING the validation data have changed: {text}. The best score counts anew.")
+            progress.best, progress.since_best = -1.0, 0
 
     def _with_defaults(self, saved: dict) -> dict:
         """Settings of a saved state, with the defaults of keys that came after it."""
         sections = {name: type(part)().model_dump(mode="json") for name, part in self.config if isinstance(part, Strict)}
+        with suppress(ValueError):  # settings of a source that there is no more: another run
+            saved = saved | {"data": DataConfig.model_validate(saved["data"]).model_dump(mode="json")}
         return saved | {name: values | saved[name] for name, values in sections.items() if isinstance(saved.get(name), dict)}
 
     def _settings(self) -> dict:

@@ -39,7 +39,7 @@ class Trainer:
         self.batches = data.batches
         self.trained = Trained(config, accelerator, {"unet": prepare_unet(networks.unet, config, device)})
         self.loss = make_loss(config, networks.vae, networks.alpha_bar.to(device), networks.config.prediction_type)
-        self.checkpointer = Checkpointer(config, accelerator, networks, self.trained, data.class_names)
+        self.checkpointer = Checkpointer(config, accelerator, networks, self.trained, data)
         self.validator = Validator(config, accelerator, networks, self.trained, data.validation)
         self.guard = DivergenceGuard(self.checkpointer.latest, config.mixed_precision, accelerator.scaler is not None)
         self.log = RunLog(
@@ -51,11 +51,14 @@ class Trainer:
     def run(self) -> None:
         """Train from the last state in the run folder, or from the start, to the configured number of steps."""
         self.resume()
-        if not self.progress.ended(self.config):
-            announce(self.config, self.networks.config, self.accelerator, self._trial, self.config.steps - self.progress.step)
-            if not self._train():
-                return
-        self.finish()
+        if self.progress.ended(self.config):
+            text = f"nothing was left to do: the run ended at step {self.progress.step}. Raise `steps` to go on"
+            self.accelerator.print(text)
+            self.finish(saved=True)
+            return
+        announce(self.config, self.networks.config, self.accelerator, self._trial, self.config.steps - self.progress.step)
+        if self._train():
+            self.finish()
 
     def _train(self) -> bool:
         """Step by step to the end; False when a signal stopped it before."""
@@ -147,9 +150,10 @@ class Trainer:
         """Write a state to resume from."""
         self.checkpointer.save(self.progress)
 
-    def finish(self) -> None:
-        """Last state and the exported checkpoint."""
-        self.save()
+    def finish(self, saved: bool = False) -> None:
+        """Last state, unless it is saved already, and the exported checkpoint."""
+        if not saved:
+            self.save()
         if self.accelerator.is_main_process:
             path = self.checkpointer.export_last(self.progress.step)
             write_report(self.config.output, f"{self.config.export.title}: {self.config.output.name}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from train.data.account import ContentStore, data_digest, take_account
 from train.data.augment import AugmentedSource
 from train.data.base import Source
 from train.data.build import open_split
@@ -19,11 +20,13 @@ from train.settings.train_config import TrainConfig
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """This process's batches, the names of all classes, and the sources held back for validation."""
+    """This process's batches, the names of all classes, the sources held back for validation, and what the photos of both were
+    asked and answered (data_digest by split)."""
 
     batches: Batches
     class_names: list[str]
     validation: list[Source]
+    digests: dict[str, dict]
 
 
 def open_training_set(config: TrainConfig, networks: Networks, accelerator: Accelerator) -> TrainingSet:
@@ -31,16 +34,20 @@ def open_training_set(config: TrainConfig, networks: Networks, accelerator: Acce
     with accelerator.main_process_first():
         sources = open_split(config.data, "train")
         validation = open_split(config.data, "validation") if config.data.validation else []  # wrong paths show now
+        opened = {"train": [source for source, _ in sources], "validation": [source for source, _ in validation]}
+        account = take_account(config.data, opened, ContentStore(config.cache / "labels.jsonl"))
+        accelerator.print("\n".join(account.lines("data")))
         texts = TextCache(config.cache, networks.text_encoder)
         samples = _samples(config, networks)
         table = build_table([(_augmented(config, source), share) for source, share in sources], samples, texts)
+    digests = {split: data_digest(parts) for split, parts in opened.items()}
     class_names = list(dict.fromkeys(name for source, _ in sources for name in source.class_names))
     settings = config.sampling
     sampler = Sampler(table, config.seed, settings.absent, settings.hard_absent, settings.balance)
     accelerator.print(f"{len(table)} prompts over {len(set(table.image.tolist()))} images, {len(table.class_names)} classes")
     share = WorkShare(config.batch_size, config.gradient_accumulation, accelerator.num_processes, accelerator.process_index)
     parts = (config, sampler, samples, texts, share, len(networks.alpha_bar))
-    return TrainingSet(_batches(config, networks, parts), class_names, [source for source, _ in validation])
+    return TrainingSet(_batches(config, networks, parts), class_names, opened["validation"], digests)
 
 
 def _samples(config: TrainConfig, networks: Networks) -> LatentCache | FreshSamples:

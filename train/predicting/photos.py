@@ -11,8 +11,7 @@ import numpy as np
 
 from digseg_nodes.core.file_names import safe_names
 from train.data.base import DataError
-from train.data.folder import IMAGE_SUFFIXES
-from train.data.labelled import read_photo
+from train.data.pixels import IMAGE_SUFFIXES, read_photo
 
 
 @dataclass(frozen=True)
