@@ -17,10 +17,12 @@ from train.data.base import Query
 from train.data.build import open_split
 from train.data.config import load_data
 from train.demo.world import COLOURS, PAIRS, SHAPES
-from train.experiments import curves
+from train.experiments import curves, registry
 from train.experiments.domains import TEST, VALIDATION, WORLDS, write_dataset
 from train.experiments.probes import WORDINGS, size_of
+from train.experiments.run import FAMILIES, Options
 from train.experiments.specialist import Specialist, class_numbers
+from train.experiments.tables import TABLES
 from train.latents.batches import Batches
 from train.scoring.scores import score
 from train.settings.train_config import load_config
@@ -150,8 +152,8 @@ def test_noise_without_annealing_is_as_coarse_at_the_first_timestep_as_at_the_la
     assert likeness(False) > 0.3
 
 
-def run(*arguments) -> subprocess.CompletedProcess:
-    line = [sys.executable, str(ROOT / "train/experiments/run.py"), *map(str, arguments)]
+def run(*arguments, script="train/experiments/run.py") -> subprocess.CompletedProcess:
+    line = [sys.executable, str(ROOT / script), *map(str, arguments)]
     return subprocess.run(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
 
 
@@ -160,10 +162,10 @@ def test_a_family_runs_once_and_its_table_shows_the_scores(tmp_path):
     model = tiny_base(tmp_path / "model.safetensors", in_channels=8)
     output, docs = tmp_path / "out", tmp_path / "docs"
     small = ("--images", 2, "--steps", 2, "--set", "resolution=64", "batch_size=2", "validation.images=1", "objective=diffusion")
-    family = ("domain", "--model", model, "--output", output, "--only", "cells-lora-20-", *small)
+    family = ("domain", "--model", model, "--output", output, "--only", "cells-lora-20-", "--seeds", 7, *small)
     first = run(*family)
     assert first.returncode == 0, first.stderr
-    result = json.loads((output / "cells-lora-20-seed0.json").read_text())
+    result = json.loads((output / "cells-lora-20-seed7.json").read_text())
     assert result["file"] == "digseg-lora.safetensors" and result["bytes"] < model.stat().st_size
     assert [step for step, _ in result["curve"]] == [1, 2]
     assert 0 <= result["scores"][0]["miou"] <= 1
@@ -173,12 +175,39 @@ def test_a_family_runs_once_and_its_table_shows_the_scores(tmp_path):
     assert other.returncode != 0 and "made with other settings" in other.stderr
     docs.mkdir()
     (docs / "experiments.md").write_text("# Experiments\n\n<!-- table: domain -->\nold\n<!-- end -->\n\nprose\n")
-    table = run("table", "--output", output, "--docs", docs)
+    table = run("table", "--output", output, "--docs", docs, script="train/demo/experiments.py")  # its older path
     assert table.returncode == 0, table.stderr
     text = (docs / "experiments.md").read_text()
     assert "old" not in text and text.endswith("prose\n")
     assert f"{result['scores'][0]['miou']:.3f}" in text
     assert Image.open(docs / "img/experiments/domain.png").size[0] > 300
+
+
+def test_the_runs_of_a_family_are_those_its_table_looks_for(tmp_path):
+    """Every training of every family is named by the registry, so that none can be run and not be shown."""
+    options = Options((0, 7, 12), 10, 2, tmp_path / "m", tmp_path)
+    for family, _, _ in FAMILIES.values():
+        for one in family(options):
+            stem, _, seed = one.name.rpartition("-seed")
+            if stem:
+                assert one.name in registry.seeds_of([one.name, f"{stem}-seed3x", f"x{stem}-seed{seed}"], stem)
+    variants = [*registry.PRETRAINED, *registry.NOISE, *registry.ABSENT, *registry.TARGET]
+    results = {registry.named(one.stem, 7): demo_result(one) for one in variants}
+    for name in ("pretrained", "noise", "absent", "target"):
+        assert "Not run" not in TABLES[name](results)
+
+
+def demo_result(variant) -> dict:
+    scores = {"miou": 0.5, "fired": 0.1}
+    groups = dict.fromkeys(("seen", "held_out", "absent_hard", "absent_random"), scores)
+    return {"settings": {"steps": 10}, "scores": [{"groups": groups}], "name": variant.stem}
+
+
+def test_the_worlds_are_drawn_by_their_older_command_too(tmp_path):
+    line = [sys.executable, ROOT / "train/demo/domains.py", "cells", "--out", tmp_path, "--images", TEST + VALIDATION + 1]
+    done = subprocess.run(list(map(str, line)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "train/images").iterdir())) == 1
 
 
 def test_trainings_in_a_row_follow_one_another_in_the_curve(tmp_path):

@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,13 +23,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from filelock import FileLock, Timeout
 
+from train.experiments import registry
 from train.experiments.domains import TEST, VALIDATION, WORLDS, write_dataset
+from train.experiments.registry import Variant, named, on_images
 from train.experiments.trials import BASE, DIFFUSION, MODELS, ROOT, OtherRunError, Probe, StoppedError, Trial, Workspace
 
 SCENES = {"type": "demo", "split": "train", "scenes": 6000, "seed": 1000}
 VALIDATION_SCENES = {"type": "demo", "split": "val", "scenes": 48, "seed": 0}
 TEST_SCENES = {"type": "demo", "split": "test", "scenes": 200, "seed": 0}
-DOMAIN_IMAGES = (20, 200, 50)
 TRAINING_IMAGES = 200
 
 
@@ -50,57 +51,36 @@ def demo_data(limit: int = 4400) -> dict:
     return {"name": "demo", "train": {**SCENES, "limit": limit}, **parts}
 
 
-def demo_trial(options: Options, name: str, settings: dict, seed: int = 0, limit: int = 4400) -> Trial:
+def demo_trials(options: Options, variants: Sequence[Variant], limit: int = 4400) -> list[Trial]:
+    """A run on the demo world for every variant and seed."""
+    return [demo_trial(options, variant, seed, limit) for seed in options.seeds for variant in variants]
+
+
+def demo_trial(options: Options, variant: Variant, seed: int, limit: int) -> Trial:
     """A run on the demo world; diffusion runs are scored with 4 steps."""
-    settings = {"steps": options.steps, "seed": seed, "validation.every": 10**6, **settings}
+    settings = {"steps": options.steps, "seed": seed, "validation.every": 10**6, **variant.settings}
     steps = ("--steps", "4") if settings.get("objective") == "diffusion" else ()
-    return Trial(f"{name}-seed{seed}", settings, demo_data(limit), options.images, steps)
+    return Trial(named(variant.stem, seed), settings, demo_data(limit), options.images, steps)
 
 
 def pretrained(options: Options) -> list[Trial]:
     """The paper's thesis: the generative base against random weights, equal steps."""
-    return [
-        demo_trial(options, f"{settings['objective']}-{init}", {**settings, "init": init}, seed)
-        for settings in ({"objective": "end_to_end"}, DIFFUSION_SETTINGS)
-        for seed in options.seeds
-        for init in ("pretrained", "random")
-    ]
-
-
-DIFFUSION_SETTINGS = {"objective": "diffusion", "noise": {"strength": 0.9, "high_share": 0.5, "high_from": 900}}
+    return demo_trials(options, registry.PRETRAINED)
 
 
 def noise(options: Options) -> list[Trial]:
     """Training noise, prediction type and absent prompts, each changed alone."""
-    plain = DIFFUSION_SETTINGS["noise"]
-    variants = {
-        "diffusion-pretrained": {},
-        "diffusion-constant": {"noise": {**plain, "annealed": False}},
-        "diffusion-gaussian": {"noise": {**plain, "strength": 0.0}},
-        "diffusion-no-zero-snr": {"zero_terminal_snr": False},
-        "diffusion-epsilon": {"prediction_type": "epsilon", "zero_terminal_snr": False},
-    }
-    return [
-        demo_trial(options, name, {**DIFFUSION_SETTINGS, "init": "pretrained", **more}, seed)
-        for name, more in variants.items()
-        for seed in options.seeds
-    ]
+    return demo_trials(options, registry.NOISE)
 
 
 def absent(options: Options) -> list[Trial]:
     """With and without prompts for what is not in the picture."""
-    variants = {"end_to_end-pretrained": {"init": "pretrained"}, "end_to_end-present": {"sampling.absent": 0.0}}
-    return [
-        demo_trial(options, name, {"objective": "end_to_end", **more}, seed)
-        for name, more in variants.items()
-        for seed in options.seeds
-    ]
+    return demo_trials(options, registry.ABSENT)
 
 
 def target(options: Options) -> list[Trial]:
     """The mask alone or painted on the photo as what is learnt; both on the same 300 scenes."""
-    kinds = ("binary", "overlay")
-    return [demo_trial(options, f"target-{kind}", {"target": kind}, seed, 300) for kind in kinds for seed in options.seeds]
+    return demo_trials(options, registry.TARGET, 300)
 
 
 def domain(options: Options) -> list[Trial | Probe]:
@@ -109,8 +89,8 @@ def domain(options: Options) -> list[Trial | Probe]:
     for world in WORLDS:
         folder = data_folder(options, world)
         runs.append(before(options, world, folder))
-        for images in DOMAIN_IMAGES:
-            for how in ("full", "lora", "random"):
+        for images in registry.DOMAIN_IMAGES:
+            for how in registry.DOMAIN:
                 runs += [domain_trial(options, world, folder, how, images, seed) for seed in options.seeds]
     return runs
 
@@ -136,24 +116,19 @@ def domain_data(world: str, folder: Path, images: int | None = None) -> dict:
 
 
 PARTS = ("train", "validation", "test")
-HOW = {
-    "full": {"optimizer.lr": 1e-3},
-    "lora": {"optimizer.lr": 5e-3, "lora": {"rank": 16, "alpha": 16}},
-    "random": {"optimizer.lr": 1e-3, "init": "random"},
-}
 
 
-def domain_trial(options: Options, world: str, folder: Path, how: str, images: int, seed: int) -> Trial:
+def domain_trial(options: Options, world: str, folder: Path, how: Variant, images: int, seed: int) -> Trial:
     """One fine-tuning on `images` images of a world."""
     settings = {"base": str(options.model), "cache": str(options.output / "cache"), "steps": options.steps, "seed": seed}
-    settings |= {"validation.every": max(1, options.steps // 4), **HOW[how]}
-    return Trial(f"{world}-{how}-{images}-seed{seed}", settings, domain_data(world, folder, images), options.images)
+    settings |= {"validation.every": max(1, options.steps // 4), **how.settings}
+    return Trial(named(on_images(world, how, images), seed), settings, domain_data(world, folder, images), options.images)
 
 
 def before(options: Options, world: str, folder: Path) -> Probe:
     """The demo model on a world it never saw."""
     arguments = ("--images", options.images)
-    return Probe(f"{world}-before", "train/evaluate.py", arguments, options.model, domain_data(world, folder))
+    return Probe(registry.before(world), "train/evaluate.py", arguments, options.model, domain_data(world, folder))
 
 
 def vocabulary(options: Options) -> list[Probe]:
@@ -187,12 +162,12 @@ def objectives(options: Options) -> list[Probe]:
 def specialist(options: Options) -> list[Probe]:
     """A plain segmentation U-Net of the same size with colour and shape as input, trained on the same scenes."""
     script, arguments = "train/experiments/specialist.py", ("--steps", options.steps, "--images", options.images)
-    return [Probe(f"specialist-seed{seed}", script, (*arguments, "--seed", seed), BASE) for seed in options.seeds]
+    return [Probe(named(registry.SPECIALIST, seed), script, (*arguments, "--seed", seed), BASE) for seed in options.seeds]
 
 
 def longer(options: Options) -> list[Trial | Probe]:
     """The paper's thesis and the specialist once more, five times as long."""
-    return [replace(one, name=f"longer-{one.name}") for one in (*pretrained(options), *specialist(options))]
+    return [replace(one, name=registry.longer(one.name)) for one in (*pretrained(options), *specialist(options))]
 
 
 FAMILIES: dict[str, tuple[Callable[[Options], list], int, int]] = {

@@ -6,11 +6,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-SEEDS = (0, 1, 2, 3, 4)
+from train.experiments import registry
+from train.experiments.registry import Variant, on_images
+
 COLOURS = {"full": "#2563eb", "lora": "#d97706", "random": "#6b7280", "pretrained": "#2563eb"}
-HOW = {"full": "full fine-tune", "lora": "LoRA, rank 16", "random": "full, from random weights"}
 
 Results = dict[str, dict]
 
@@ -54,7 +56,7 @@ def group(result: dict, name: str, key: str = "miou") -> float | None:
 
 def seeds_of(results: Results, stem: str) -> list[dict]:
     """The finished seeds of a run."""
-    return [results[name] for seed in SEEDS if (name := f"{stem}-seed{seed}") in results]
+    return [results[name] for name in registry.seeds_of(results, stem)]
 
 
 def scored(stem_results: Sequence[dict], name: str, key: str = "miou") -> str:
@@ -62,91 +64,74 @@ def scored(stem_results: Sequence[dict], name: str, key: str = "miou") -> str:
     return spread([value for one in stem_results if (value := group(one, name, key)) is not None])
 
 
-def demo_rows(results: Results, runs: dict[str, str]) -> list[list[object]]:
+def demo_rows(results: Results, runs: Sequence[Variant]) -> list[list[object]]:
     """Rows of demo-world runs: label, seeds, seen, held-out, absent prompts that light up."""
     rows = []
-    for stem, label in runs.items():
-        if found := seeds_of(results, stem):
+    for run in runs:
+        if found := seeds_of(results, run.stem):
             scores = [scored(found, "seen"), scored(found, "held_out")]
             fired = [scored(found, f"absent_{kind}", "fired") for kind in ("hard", "random")]
-            rows.append([label, found[0]["settings"]["steps"], len(found), *scores, *fired])
+            rows.append([run.label, found[0]["settings"]["steps"], len(found), *scores, *fired])
     return rows
 
 
 DEMO_HEAD = ("run", "steps", "seeds", "seen mIoU", "held-out mIoU", "false positives, hard", "false positives, random")
 
 
-STARTS = {
-    "end_to_end-pretrained": "end-to-end, from the base",
-    "end_to_end-random": "end-to-end, random weights",
-    "diffusion-pretrained": "diffusion (4 steps), from the base",
-    "diffusion-random": "diffusion (4 steps), random weights",
-}
-
-
 def pretrained_table(results: Results) -> str:
     """The generative base against random weights."""
-    return table(DEMO_HEAD, demo_rows(results, STARTS))
+    return table(DEMO_HEAD, demo_rows(results, registry.PRETRAINED))
 
 
 def longer_table(results: Results) -> str:
     """The same and the specialist, five times as long."""
-    rows = demo_rows(results, {f"longer-{stem}": label for stem, label in STARTS.items()})
-    return table(DEMO_HEAD, rows + specialist_rows(results, "longer-specialist"))
+    rows = demo_rows(results, [replace(run, stem=registry.longer(run.stem)) for run in registry.PRETRAINED])
+    return table(DEMO_HEAD, rows + specialist_rows(results, registry.longer(registry.SPECIALIST)))
 
 
 def noise_table(results: Results) -> str:
     """Variants of the noise and of the prediction type."""
-    runs = {
-        "diffusion-pretrained": "multi-scale 0.9, annealed; v",
-        "diffusion-constant": "multi-scale 0.9, not annealed; v",
-        "diffusion-gaussian": "Gaussian; v",
-        "diffusion-no-zero-snr": "multi-scale 0.9, annealed; v, schedule without zero terminal SNR",
-        "diffusion-epsilon": "multi-scale 0.9, annealed; epsilon, schedule without zero terminal SNR",
-    }
-    return table(DEMO_HEAD, demo_rows(results, runs))
+    return table(DEMO_HEAD, demo_rows(results, registry.NOISE))
 
 
 def absent_table(results: Results) -> str:
     """With and without absent prompts."""
-    runs = {"end_to_end-pretrained": "a quarter of the prompts absent", "end_to_end-present": "no absent prompts"}
-    return table(DEMO_HEAD, demo_rows(results, runs))
+    return table(DEMO_HEAD, demo_rows(results, registry.ABSENT))
 
 
 def target_table(results: Results) -> str:
     """Binary and overlay targets."""
-    runs = {"target-binary": "binary: the mask alone", "target-overlay": "overlay: the mask painted on the photo"}
-    return table(DEMO_HEAD, demo_rows(results, runs))
+    return table(DEMO_HEAD, demo_rows(results, registry.TARGET))
 
 
 def domain_table(results: Results) -> str:
     """mIoU before and after, by number of training images."""
     rows = []
-    for world in ("cells", "fields"):
-        before = results.get(f"{world}-before")
+    for world in registry.WORLD_NAMES:
+        before = results.get(registry.before(world))
         if before:
             rows.append([world, "before", *[f"{before['report']['runs'][0]['miou']:.3f}"] * 3, "-"])
-        for how, label in HOW.items():
-            found = {images: seeds_of(results, f"{world}-{how}-{images}") for images in (20, 50, 200)}
+        for how in registry.DOMAIN:
+            found = {n: seeds_of(results, on_images(world, how, n)) for n in sorted(registry.DOMAIN_IMAGES)}
             if any(found.values()):
                 size = next(one["bytes"] for runs in found.values() for one in runs)
                 scores = [spread([one["scores"][0]["miou"] for one in runs]) for runs in found.values()]
-                rows.append([world, label, *scores, f"{size / 1e6:.2f} MB"])
+                rows.append([world, how.label, *scores, f"{size / 1e6:.2f} MB"])
     return table(("world", "run", "20 images", "50 images", "200 images", "file"), rows)
 
 
 def domain_classes_table(results: Results) -> str:
     """IoU per class after 200 images, and the threshold that is best for each class."""
     rows = []
-    for world in ("cells", "fields"):
-        runs = {how: results.get(f"{world}-{how}-200-seed0") for how in HOW}
+    for world in registry.WORLD_NAMES:
+        runs = {how.stem: next(iter(seeds_of(results, on_images(world, how, 200))), None) for how in registry.DOMAIN}
         if not runs["full"]:
             continue
         sweep = runs["full"]["scores"][0]["sweep"]
         for name, ious in sweep["classes"].items():
             scores = [f"{run['scores'][0]['classes'].get(name, 0):.3f}" if run else "-" for run in runs.values()]
             rows.append([world, name, *scores, *best_of(sweep["thresholds"], ious)])
-    return table(("world", "class", *HOW.values(), "best tau (full)", "gain over 0.5"), rows)
+    return table(("world", "class", *[how.label for how in registry.DOMAIN], "best tau (full)", "gain over 0.5"), rows)
 
 
 def best_of(thresholds: Sequence[float], ious: Sequence[float]) -> tuple[str, str]:
@@ -226,8 +211,9 @@ def objectives_table(results: Results) -> str:
 
 def specialist_table(results: Results) -> str:
     """The specialist beside the end-to-end runs of equal steps."""
-    rows = demo_rows(results, {"end_to_end-pretrained": "DiGSeg, from the base", "end_to_end-random": "DiGSeg, random weights"})
-    return table(DEMO_HEAD, rows + specialist_rows(results, "specialist"))
+    labels = ("DiGSeg, from the base", "DiGSeg, random weights")
+    rows = demo_rows(results, [replace(run, label=label) for run, label in zip(registry.PRETRAINED[:2], labels, strict=True)])
+    return table(DEMO_HEAD, rows + specialist_rows(results, registry.SPECIALIST))
 
 
 def specialist_rows(results: Results, stem: str) -> list[list[object]]:
@@ -260,10 +246,19 @@ TABLES: dict[str, Callable[[Results], str]] = {
 def draw_curves(results: Results, folder: Path) -> None:
     """domain.png: validation mIoU of the domain runs; pretrained.png: smoothed training loss from the base and from random."""
     folder.mkdir(parents=True, exist_ok=True)
-    if any(name.startswith(("cells-", "fields-")) and "-seed" in name for name in results):
+    if trained_worlds(results):
         draw_domain(results, folder / "domain.png")
-    if "end_to_end-pretrained-seed0" in results:
+    if seeds_of(results, registry.PRETRAINED[0].stem):
         draw_losses(results, folder / "pretrained.png")
+
+
+def trained_worlds(results: Results) -> list[str]:
+    """The worlds that something was fine-tuned on."""
+    runs = {
+        world: [on_images(world, how, n) for how in registry.DOMAIN for n in registry.DOMAIN_IMAGES]
+        for world in registry.WORLD_NAMES
+    }
+    return [world for world, stems in runs.items() if any(seeds_of(results, stem) for stem in stems)]
 
 
 def copy_pictures(output: Path, folder: Path) -> None:
@@ -272,8 +267,9 @@ def copy_pictures(output: Path, folder: Path) -> None:
 
     from train.scoring.grids import CAPTION, CELL
 
-    for world in ("cells", "fields"):
-        if pictures := sorted((output / f"{world}-full-200-seed0/pictures").glob("*.png")):
+    for world in registry.WORLD_NAMES:
+        folder = output / registry.named(on_images(world, registry.DOMAIN[0], 200), 0)
+        if pictures := sorted((folder / "pictures").glob("*.png")):
             picture = Image.open(pictures[-1])
             picture.crop((0, 0, picture.width, 4 * (CELL + CAPTION))).save(folder / f"{world}-predictions.jpg", quality=88)
 
@@ -281,18 +277,18 @@ def copy_pictures(output: Path, folder: Path) -> None:
 def draw_domain(results: Results, path: Path) -> None:
     """One panel per world: validation mIoU by step, solid for 200 images, dashed for 20."""
     plt = pyplot()
-    worlds = [world for world in ("cells", "fields") if any(name.startswith(f"{world}-") and "-seed" in name for name in results)]
+    worlds = trained_worlds(results)
     figure, axes = plt.subplots(1, len(worlds), figsize=(5.2 * len(worlds), 3.6), sharey=True, squeeze=False)
     for world, axis in zip(worlds, axes[0], strict=True):
-        before = results.get(f"{world}-before")
+        before = results.get(registry.before(world))
         for images, style in ((200, "-"), (20, "--")):
-            for how, label in HOW.items():
-                for number, run in enumerate(seeds_of(results, f"{world}-{how}-{images}")):
-                    known = before is not None and how != "random"
+            for how in registry.DOMAIN:
+                for number, run in enumerate(seeds_of(results, on_images(world, how, images))):
+                    known = before is not None and how.stem != "random"
                     start = [(0, before["report"]["runs"][0]["miou"])] if known else []
                     steps, scores = zip(*start, *run["curve"], strict=True)
-                    name = f"{label}, {images}" if number == 0 else None
-                    axis.plot(steps, scores, style, color=COLOURS[how], marker="o", markersize=3, label=name)
+                    name = f"{how.label}, {images}" if number == 0 else None
+                    axis.plot(steps, scores, style, color=COLOURS[how.stem], marker="o", markersize=3, label=name)
         axis.set(title=world, xlabel="steps of 8", ylim=(0, 1))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("validation mIoU")
