@@ -1,0 +1,84 @@
+"""Masks at another size by the share of every pixel that they cover, and what of them that size cannot show."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from digseg_nodes.core.geometry import plan_geometry, unfit
+from train.data.base import Source
+
+
+def covered_share(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Share in [0,1] of every pixel of a picture of `size` (height, width) that a mask covers: bool [H,W] -> float32 [*size].
+
+    Exact for any size, larger ones too: pixels are the rectangles of an even grid over the mask.
+    """
+    if mask.shape == tuple(size):
+        return mask.astype(np.float32)
+    rows = _means(mask, size[0])  # [H,W] -> [h,W]
+    return _means(rows.T, size[1]).T.astype(np.float32)  # [h,W] -> [h,w]
+
+
+def _means(values: np.ndarray, count: int) -> np.ndarray:
+    """Means [count,M] float64 of `count` equal stretches of rows [N,M], rows shared by two stretches by their parts."""
+    length = len(values)
+    sums = np.zeros((length + 1, values.shape[1]), np.int32 if values.dtype == bool else np.float64)
+    np.cumsum(values, axis=0, out=sums[1:])
+    edges = np.arange(count + 1) * length / count
+    whole = np.minimum(edges.astype(np.int64), length - 1)
+    upto = sums[whole] + (edges - whole)[:, None] * values[whole]
+    return np.diff(upto, axis=0) * (count / length)
+
+
+def soft_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask bool [H,W] as it is taught at `size` (height, width): float32 [*size] in [0,1], 1 somewhere unless it is empty.
+
+    The share of every pixel that is covered; a thing smaller than a pixel everywhere is brightened until its best pixel is 1, so
+    that it stays something to select at a threshold of one half.
+    """
+    share = covered_share(mask, size)
+    return share / best if 0 < (best := share.max(initial=0)) < 1 else share
+
+
+@dataclass
+class Lost:
+    """What the masks of a class lose at a training resolution, summed over the photos.
+
+    masks: how many there are. vanished: those that cover no pixel at that resolution by more than half. ceiling: the IoU of the
+    masks as taught, brought back to the photos' own pixels, with the true ones: no model trained there scores more.
+    """
+
+    masks: int = 0
+    vanished: int = 0
+    common: int = 0
+    union: int = 0
+
+    @property
+    def ceiling(self) -> float:
+        """In [0,1]; 1 for a class without masks."""
+        return self.common / self.union if self.union else 1.0
+
+    def add(self, mask: np.ndarray, resolution: int) -> None:
+        """Count a mask bool [H,W] that shows something."""
+        geometry = plan_geometry(*mask.shape, resolution)
+        self.masks += 1
+        self.vanished += not (covered_share(mask, geometry.resized) > 0.5).any()
+        taught = torch.from_numpy(soft_mask(mask, geometry.resized))[None]
+        back = unfit(taught, geometry)[0].numpy() > 0.5
+        self.common += int((back & mask).sum())
+        self.union += int((back | mask).sum())
+
+
+def lost_at(source: Source, resolution: int, indices: Iterable[int] | None = None) -> dict[str, Lost]:
+    """What every class of a source loses when photos are trained at `resolution` pixels, their longest side.
+
+    indices: the photos to look at, all by default. Classes without a mask are left out.
+    """
+    found: dict[str, Lost] = {}
+    for index in range(len(source)) if indices is None else indices:
+        for query in source.sample(index).queries:
+            if query.mask is not None and query.mask.any():
+                found.setdefault(query.name, Lost()).add(query.mask, resolution)
+    return found
