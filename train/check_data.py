@@ -1,15 +1,16 @@
 """Look a data set over before training on it.
 
-python train/check_data.py FILE [--sheet OUT.png] [--strict]
+python train/check_data.py FILE [--sheet OUT.png] [--strict] [--resolution PIXELS]
 
 Counts images and masks per class, names every broken or mismatching file and every label that nothing uses, and draws a sheet
 of image and mask pairs. Ends with status 1 when something is wrong (PROBLEM), with --strict also when something is left over
-(WARNING, UNUSED).
+(WARNING, UNUSED). With --resolution it says how much of each class is lost when photos are made that small.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 if not __package__:
@@ -19,8 +20,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from digseg_nodes.core.inference import RESOLUTIONS
 from train.data.account import SPLITS, Account
-from train.data.base import DataError, Source
+from train.data.area import count_lost, lost_lines
+from train.data.base import DataError, Sample, Source
 from train.data.build import open_source
 from train.data.config import load_data
 from train.settings.command import run
@@ -32,14 +35,15 @@ Pairs = list[tuple[np.ndarray, np.ndarray, str]]
 """Photos, masks and class names for the sheet."""
 
 
-def pictures_of(source: Source, pairs: Pairs, bar: tqdm) -> Callable[[int], None]:
-    """A function that reads image number `index` with its labels, and keeps pictures of the first masks of each class until
-    PAIRS are there."""
+def pictures_of(source: Source, pairs: Pairs, bar: tqdm, count: Callable[[Sample], None]) -> Callable[[int], None]:
+    """A function that reads image number `index` with its labels, hands it to `count`, and keeps pictures of the first masks of
+    each class until PAIRS are there."""
     shown: set[str] = {caption for _, _, caption in pairs}
 
     def look(index: int) -> None:
         bar.update()
         sample = source.sample(index)
+        count(sample)
         for query in sample.queries:
             fresh = query.name not in shown or len(source.class_names) * 2 < PAIRS
             if query.mask is not None and fresh and len(pairs) < PAIRS:
@@ -62,9 +66,9 @@ def contact_sheet(pairs: list[tuple[np.ndarray, np.ndarray, str]], columns: int 
     return sheet
 
 
-def check(path: Path, sheet: Path | None) -> Account:
-    """Print the account of every split, having read every photo and label."""
-    config, pairs = load_data(path), []
+def check(path: Path, sheet: Path | None, resolution: int | None = None) -> Account:
+    """Print the account of every split, having read every photo and label, and what is lost at a resolution in pixels."""
+    config, pairs, lost = load_data(path), [], {}
     account = Account(config)
     for split in SPLITS:
         for settings in config.split(split):
@@ -74,9 +78,12 @@ def check(path: Path, sheet: Path | None) -> Account:
                 account.fail(split, settings.type, error)
                 continue
             with tqdm(total=len(source), unit="image", leave=False) as bar:
-                account.add(split, settings.type, source, pictures_of(source, pairs, bar))
+                count = partial(count_lost, lost, resolution=resolution) if resolution else lambda sample: None
+                account.add(split, settings.type, source, pictures_of(source, pairs, bar, count))
     account.close()
     print("\n".join(account.lines(path.stem)))
+    if resolution:
+        print("\n".join(lost_lines(lost, resolution)))
     if sheet is not None and pairs:
         contact_sheet(pairs).save(sheet)
         print(f"wrote {sheet}")
@@ -89,10 +96,13 @@ def main(line: list[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="data YAML, see train/configs/data/")
     parser.add_argument("--sheet", type=Path, help="picture of image and mask pairs to write")
     parser.add_argument("--strict", action="store_true", help="status 1 also for labels that are left over")
+    parser.add_argument("--resolution", type=int, help="longest side in pixels, 32 to 4096: also say what is lost at it")
     arguments = parser.parse_args(line)
+    if arguments.resolution is not None and not RESOLUTIONS[0] <= arguments.resolution <= RESOLUTIONS[1]:
+        parser.error(f"--resolution is {arguments.resolution}; use {RESOLUTIONS[0]} to {RESOLUTIONS[1]} pixels")
 
     def action() -> None:
-        account = check(arguments.data, arguments.sheet)
+        account = check(arguments.data, arguments.sheet, arguments.resolution)
         if account.problems:
             sys.exit(f"{parser.prog}: {len(account.problems)} problems, see above")
         if arguments.strict and account.left_over:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.train.helpers import folder_dataset
+from train import check_data
 from train.data.area import Lost, covered_share, lost_at, soft_mask
 from train.data.build import open_split
 from train.data.config import load_data
@@ -65,3 +66,15 @@ def test_the_ceiling_falls_with_what_cannot_be_shown():
     large.add(disc, 128)
     assert (small.vanished, large.vanished) == (1, 0)
     assert small.ceiling < 0.7 < 0.97 < large.ceiling
+
+
+def test_check_data_says_what_a_resolution_loses(tmp_path, capsys):
+    path = folder_dataset(tmp_path, size=(256, 128))
+    check_data.main([str(path), "--resolution", "32"])
+    lines = capsys.readouterr().out.splitlines()
+    [head] = [number for number, line in enumerate(lines) if "at 32 pixels" in line]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[head + 1 :]}
+    assert set(rows) == {"box", "disc"}
+    assert all(int(masks) == 6 and 0 < float(ceiling) < 0.95 for masks, _, ceiling in rows.values())
+    with pytest.raises(SystemExit):
+        check_data.main([str(path), "--resolution", "7"])

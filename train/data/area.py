@@ -1,13 +1,13 @@
 """Masks at another size by the share of every pixel that they cover, and what of them that size cannot show."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from digseg_nodes.core.geometry import plan_geometry, unfit
-from train.data.base import Source
+from train.data.base import Sample, Source
 
 
 def covered_share(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -78,7 +78,19 @@ def lost_at(source: Source, resolution: int, indices: Iterable[int] | None = Non
     """
     found: dict[str, Lost] = {}
     for index in range(len(source)) if indices is None else indices:
-        for query in source.sample(index).queries:
-            if query.mask is not None and query.mask.any():
-                found.setdefault(query.name, Lost()).add(query.mask, resolution)
+        count_lost(found, source.sample(index), resolution)
     return found
+
+
+def count_lost(found: dict[str, Lost], sample: Sample, resolution: int) -> None:
+    """Add what the masks of one sample lose, by class."""
+    for query in sample.queries:
+        if query.mask is not None and query.mask.any():
+            found.setdefault(query.name, Lost()).add(query.mask, resolution)
+
+
+def lost_lines(found: dict[str, Lost], resolution: int) -> Iterator[str]:
+    """A table of it, the classes that lose most first."""
+    yield f"  {f'at {resolution} pixels':24}masks  vanish  IoU at most"
+    for name, one in sorted(found.items(), key=lambda pair: pair[1].ceiling):
+        yield f"  {name[:23]:24}{one.masks:5}  {one.vanished:6}  {one.ceiling:.3f}"
