@@ -22,6 +22,7 @@ def finetune(path: Path, overrides: list[str]) -> None:
     from train.settings.train_config import load_config
 
     config = load_config(path, overrides)
+    from train.learning.forecast import memory_errors
     from train.learning.loop import Trainer
     from train.learning.run_lock import sole_training
     from train.settings.folders import make_folder
@@ -29,7 +30,7 @@ def finetune(path: Path, overrides: list[str]) -> None:
     make_folder(config.output, "output")
     make_folder(config.cache, "cache")
     first_process = os.environ.get("RANK", "0") == "0"
-    with sole_training(config.output) if first_process else nullcontext():
+    with sole_training(config.output) if first_process else nullcontext(), memory_errors():
         Trainer(config).run()
 
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from train.data.account import describe_change
 from train.data.config import DataConfig
 from train.learning.divergence import refuse_not_finite
-from train.learning.resume import check_same_run, latest_state, load_state, save_state
+from train.learning.resume import check_same_run, fitting, latest_state, load_state, save_state
 from train.learning.run_progress import RunProgress
 from train.learning.trained import Trained, weights_of_state
 from train.learning.training_set import TrainingSet
@@ -61,7 +61,8 @@ class Checkpointer:
     def resume(self) -> RunProgress:
         """Restore the newest state of the run folder and return its progress; a run without one is at its start.
 
-        Raises ResumeError when the folder holds a run with other settings, DivergedError for a state with NaN weights.
+        Raises ResumeError when the folder holds a run with other settings or a damaged state, DivergedError for a state with
+        NaN weights.
         """
         path = self.latest()
         if path is None:
@@ -69,9 +70,10 @@ class Checkpointer:
         tensors, values = load_state(path)
         advice = "Delete it: the run goes on from the state before, or from the start."
         refuse_not_finite(weights_of_state(tensors), str(path), advice)
-        check_same_run(self._with_defaults(values["config"]), self._settings(), FREE_SETTINGS)
-        self.trained.restore(tensors, values)
-        progress = RunProgress(**values["progress"])
+        with fitting(path):
+            check_same_run(self._with_defaults(values["config"]), self._settings(), FREE_SETTINGS)
+            self.trained.restore(tensors, values)
+            progress = RunProgress(**values["progress"])
         self.accelerator.print(f"continuing from {path} ({progress.step} steps done)")
         self._compare(values.get("data", self.digests), progress)
         return progress

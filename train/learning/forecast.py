@@ -6,7 +6,8 @@ need beside the tensors (cuDNN's workspace, CUDA's context, fragmentation) is le
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -26,6 +27,7 @@ from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from digseg_nodes.core.schedule import alphas_cumprod
 from train.latents.batches import Batch
 from train.learning.loss import make_loss
+from train.learning.resume import ResumeError
 from train.networks.bases import decode_latents, encode_pixels, text_model, widened
 from train.networks.engine import decoded_at_once
 from train.networks.lora import add_lora
@@ -44,6 +46,23 @@ SAVING = (
     "optimizer.kind: adamw_8bit, ema: 0, lora, a lower resolution, validation.batch_size, encode_batch."
 )
 """What to try when a run does not fit."""
+
+
+class MemoryFullError(ResumeError):
+    """A run that does not fit into the memory of its device; the message says what makes it smaller."""
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Context whose errors of full memory, of an accelerator or of the machine, become MemoryFullError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = str(error)
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in said:
+            raise
+        first = said.splitlines()[0] if said else type(error).__name__
+        raise MemoryFullError(f"The memory is full: {first} {SAVING} The same command goes on from the last state.") from error
 
 
 class Ledger(TorchDispatchMode):

@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from digseg_nodes.core.files import written_atomically
 
-PATTERN = "step-*.safetensors"
+PATTERN = "step-" + "[0-9]" * 8 + ".safetensors"
 
 
 class ResumeError(RuntimeError):
@@ -49,10 +50,31 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], values: dict
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and values of a state."""
-    with safe_open(str(path), framework="pt") as file:
-        values = json.loads(file.metadata()["values"])
-        return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118 (safe_open is no dict)
+    """Tensors and values of a state. Raises ResumeError for a file that is damaged or no state."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            values = json.loads(file.metadata()["values"])
+            return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118 (safe_open is no dict)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResumeError(_damaged(path, error)) from error
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Context that restores the state `path`; raises ResumeError where it lacks something or holds it in another shape."""
+    try:
+        yield
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, ResumeError):
+            raise
+        raise ResumeError(_damaged(path, error)) from error
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return (
+        f"The training state {path} cannot be gone on from: {type(error).__name__}: {error}. The file is damaged, or from "
+        "another program. Delete it: the run goes on from the state before, or from the start."
+    )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict]:

@@ -1,7 +1,7 @@
 """What a run tells: log.jsonl and one line per validation."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class RunLog:
         """Keep the lines up to `step`."""
         if not self.active:
             return
-        kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= step]
+        kept = [line for line, values in _whole_lines(self.path) if values["step"] <= step]
         write_text(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, values: dict) -> None:
@@ -40,15 +40,21 @@ class RunLog:
 
 def read_log(path: Path, timing: bool = True) -> list[dict]:
     """The lines of a log.jsonl; timing: with what differs between two runs of the same steps, or without."""
-    lines = [json.loads(line) for line in _whole_lines(path)]
+    lines = [values for _, values in _whole_lines(path)]
     return lines if timing else [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
 
 
-def _whole_lines(path: Path) -> list[str]:
+def _whole_lines(path: Path) -> Iterator[tuple[str, dict]]:
+    """The lines of a log and their values; what a power cut left half-written is passed over."""
     if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            yield line, values
 
 
 def describe(step: int, summary: dict) -> str:
