@@ -48,6 +48,7 @@ from .core.checkpoint import (
 from .core.ddim import ddim_sample
 from .core.draw import thumbnail
 from .core.engine import Progress
+from .core.file_names import safe_names
 from .core.foreign import describe_not_safetensors
 from .core.host_saved import METADATA_TENSOR, metadata_tensor
 from .core.latent_space import SCALING_FACTOR
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP, VAE
 
 FOLDER = "digseg"
+DATA_SETS = "digseg-data"
 DEFAULT_RESOLUTION = 512
 STOCK_SIGMA_MAX = 4519.0
 """Sigma at a zero-terminal-SNR end for the host's own samplers, its own constant: 1e6 would break Euler in fp32."""
@@ -564,6 +566,13 @@ def skipped() -> ExecutionBlocker:
 def stock_sigmas(schedule: DDIMSchedule) -> Tensor:
     """A schedule as SIGMAS [n+1] for the host's own samplers, ending at 0."""
     return torch.cat([schedule.sigmas.clamp(max=STOCK_SIGMA_MAX), torch.zeros(1, dtype=torch.float64)]).float()
+
+
+def data_set_folder(name: str) -> Path:
+    """Where a data set of this name lies under the host's output folder; ValueError for no name."""
+    if not name.strip():
+        raise ValueError("data_set is empty; give the data set a name, such as my-data.")
+    return Path(folder_paths.get_output_directory()) / DATA_SETS / safe_names([name.strip()])[0]
 
 
 def save_label_maps(ids: Tensor, names: tuple[str, ...], prefix: str) -> list[Path]:

@@ -9,6 +9,7 @@ SCENE, THINGS = "scene-5.png", ("red star", "green star", "cyan square", "pink c
 AERIAL, AERIAL_TEXT = "aerial.png", "yellow star\nred circle\nblue square"  # drawn in other colours than their own
 CLIP, CLIP_TEXT, CLIP_THING = "moving_shapes.mp4", "blue star\nred circle", "red circle"
 PAINT, PAINT_FROM, PAINT_TO = "red_circle.png", "red circle", "blue circle"
+TAUGHT = "corrected.png"
 
 
 def _load(s: Sheet, image: str, note: str, note_height: int = 180) -> tuple[Node, Node]:
@@ -399,6 +400,38 @@ def count_objects(s: Sheet) -> None:
         s.add("PreviewImage", "In the prompts' order", images=grey[0])
 
 
+def teach(s: Sheet) -> None:
+    loader, photo = _load(
+        s,
+        PAINT,
+        "## Teach it what it gets wrong\n1. segment a photo\n2. correct the mask in ComfyUI's own mask editor\n3. save photo and "
+        "mask as a training pair\n\nTen pairs are enough to begin with. Then train a LoRA and load it with Load DiGSeg LoRA.",
+        230,
+    )
+    with s.column("2. Segment", "segment", 360):
+        found = _segment(s, loader, photo, PAINT_FROM)
+    with s.column("3. Keep the mask as transparency", "segment", 320):
+        cut = s.add("JoinImageWithAlpha", image=photo["IMAGE"], alpha=found["union"])
+        s.add("SaveImage", images=cut[0], filename_prefix="digseg/teach")
+        s.note(
+            "Run once. The picture then lies in `output/digseg`: in the next step put **Load Image (from Outputs)** in the place "
+            "of Load Image, and choose it. (The picture there now was corrected already.)",
+            130,
+        )
+    with s.column("4. Correct it", "check", 320):
+        better = s.add("LoadImage", "Right-click: Open in MaskEditor", image=TAUGHT)
+        s.note("Paint what is missing, erase what is too much, **Save**. An empty mask teaches that the thing is not there.", 100)
+    with s.column("5. Save the pair", "result", 380):
+        pair = s.add("DiGSegSavePair", image=better["IMAGE"], mask=better["MASK"], class_name=PAINT_FROM, data_set="my-data")
+        s.add("PreviewAny", "The data set", source=pair["data file"])
+        s.note(
+            "Next, in the pack's folder, with the path above as FILE:\n\n`python train/check_data.py FILE`\n\n`python "
+            "train/finetune.py --config train/configs/lora_example.yaml data=FILE`\n\n`digseg-lora.safetensors` goes into "
+            "`ComfyUI/models/loras`.",
+            170,
+        )
+
+
 def stock_sampler(s: Sheet) -> None:
     with s.column("1. Photo and models", "load"):
         loader = s.add("DiGSegCheckpointLoader", "CLIP and VAE", checkpoint=DEMO)
@@ -446,6 +479,7 @@ GRAPHS = {
         video,
         tiled_aerial,
         count_objects,
+        teach,
         stock_sampler,
     )
 }

@@ -61,6 +61,16 @@ def red_circle() -> Image.Image:
     return picture(image)
 
 
+def corrected() -> Image.Image:
+    """The photo of teach.json as ComfyUI's mask editor saves it: transparent where the red circle is marked."""
+    rng, image = np.random.default_rng(4), background("coffee.png", 128)
+    stamp(image, rng, "green", "heart", 96, 36, 20)
+    marked = stamp(image, rng, "red", "circle", 48, 74, 30)
+    out = picture(image).convert("RGBA")
+    out.putalpha(Image.fromarray(np.where(marked, 0, 255).astype(np.uint8)))
+    return out
+
+
 def aerial() -> Image.Image:
     """Grassland with 36 small objects, 512 pixels square; half are red circles, blue squares and yellow stars."""
     rng, side = np.random.default_rng(11), AERIAL_SIDE
@@ -104,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     red_circle().save(SCENES / "red_circle.png", optimize=True)
+    corrected().save(SCENES / "corrected.png", optimize=True)
     aerial().save(SCENES / "aerial.png", optimize=True)
     save_video(moving_shapes(), SCENES / "moving_shapes.mp4")
 

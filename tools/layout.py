@@ -26,6 +26,7 @@ PICTURE_NODES = (
     "DiGSegSegment",
     "DiGSegPickMask",
     "DiGSegSplitObjects",
+    "DiGSegSavePair",
     "DiGSegSemanticMap",
     "DiGSegUncertainty",
     "DiGSegCompareMasks",

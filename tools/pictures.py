@@ -48,6 +48,11 @@ THUMBNAILS = {
         ("every object", "DiGSegSplitObjects", 0, 0),
         ("the leftmost of each", "DiGSegSplitObjects", 1, 0),
     ],
+    "teach": [
+        ("found", "DiGSegSegment", 0, 0),
+        ("to correct", "SaveImage", 0, 0),
+        ("the pair", "DiGSegSavePair", 0, 0),
+    ],
     "stock_sampler": [
         ("photo", "LoadImage", 0, 0),
         ("SamplerCustom", "DiGSegPickMask", 0, 0),
@@ -72,6 +77,7 @@ PAGES = {
     "DiGSegListMasks": ("count_objects", [("masks", "DiGSegSegment", 0, 0), ("yellow star", "PreviewImage", 0, 0),
                                           ("red circle", "PreviewImage", 0, 1), ("blue square", "PreviewImage", 0, 2)]),
     "DiGSegSplitObjects": ("count_objects", [("masks", "DiGSegSegment", 0, 0), ("objects", "DiGSegSplitObjects", 0, 0)]),
+    "DiGSegSavePair": ("teach", [("corrected", "LoadImage", 1, 0), ("the pair", "DiGSegSavePair", 0, 0)]),
     "DiGSegSemanticMap": ("semantic_map", [("photo", "LoadImage", 0, 0), ("map", "DiGSegSemanticMap", 0, 0)]),
     "DiGSegUncertainty": ("uncertainty", [("photo", "LoadImage", 0, 0), ("heat map", "DiGSegUncertainty", 0, 0)]),
     "DiGSegCompareMasks": ("inpaint_demo", [("truth", "DiGSegPickMask", 0, 0), ("prediction", "DiGSegPickMask", 1, 0),

@@ -195,6 +195,27 @@ def as_masks(masks: Masks | None, mask: Tensor | None, image: Tensor | None) -> 
     return Masks(soft.unsqueeze(1), ("object",), photo.expand(len(soft), -1, -1, 3))
 
 
+def of_photo(masks: Masks | None, mask: Tensor | None, image: Tensor, name: str) -> Masks:
+    """DIGSEG_MASKS, or any MASK under a name of its own (see `as_masks`), with this photo [B,H,W,C] behind them.
+
+    ValueError when the photo has another size or number of frames, or the MASK no name.
+    """
+    if masks is None:
+        label = " ".join(name.split())
+        if not label:
+            raise ValueError("class_name is empty; write what the mask shows, as you will ask for it.")
+        found = replace(as_masks(masks, mask, image), names=(label,))
+    else:
+        found = as_masks(masks, mask, image)
+    photo = image[..., :3].float().cpu().expand(-1, -1, -1, 3)
+    if photo.shape[:3] != (len(found.soft), *found.soft.shape[2:]):
+        raise ValueError(
+            f"The image is {_size_of(photo)} and its masks are {_size_of(found.soft[:, 0])} (frames x height x width); "
+            "connect the photo that the masks belong to."
+        )
+    return replace(found, image=photo)
+
+
 def _size_of(frames: Tensor) -> str:
     return " x ".join(map(str, frames.shape[:3]))
 

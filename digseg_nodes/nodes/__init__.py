@@ -8,7 +8,7 @@ from .. import host
 
 host.register_folders(Path(__file__).resolve().parent.parent / "models")
 
-from . import load, lora, masks, measure, objects, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
+from . import load, lora, masks, measure, objects, pairs, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
 
 NODES: list[type[io.ComfyNode]] = [
     load.DiGSegCheckpointLoader,
@@ -26,6 +26,7 @@ NODES: list[type[io.ComfyNode]] = [
     measure.DiGSegSemanticMap,
     measure.DiGSegUncertainty,
     measure.DiGSegCompareMasks,
+    pairs.DiGSegSavePair,
     stock.DiGSegConditioning,
     stock.DiGSegSigmas,
 ]

@@ -13,7 +13,8 @@ from tools.graphs import GRAPHS
 NODES = {
     *("DiGSegCheckpointLoader", "DiGSegUNETLoader", "DiGSegLoraLoader", "DiGSegBaseLoader"),
     *("DiGSegPrompts", "DiGSegEncodeImage", "DiGSegSampler", "DiGSegDecodeMasks", "DiGSegSegment"),
-    *("DiGSegPickMask", "DiGSegListMasks", "DiGSegSplitObjects", "DiGSegSemanticMap", "DiGSegUncertainty", "DiGSegCompareMasks"),
+    *("DiGSegListMasks", "DiGSegSplitObjects", "DiGSegSavePair"),
+    *("DiGSegPickMask", "DiGSegSemanticMap", "DiGSegUncertainty", "DiGSegCompareMasks"),
     *("DiGSegConditioning", "DiGSegSigmas"),
 }
 

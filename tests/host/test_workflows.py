@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from pathlib import Path
 
 import av
 import numpy as np
@@ -20,6 +21,8 @@ import dev
 from tools import demo
 from tools.api import to_prompt
 from tools.graphs import AERIAL, AERIAL_TEXT, BIG, PAINT, SCENE, THINGS
+from train.data.config import load_data
+from train.data.folder import FolderSource
 
 FOLDER = dev.ROOT / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -174,6 +177,18 @@ def test_objects_are_counted_right(finished):
     rows = json.loads(done.text(1))
     assert done.text() == "18" and Counter(row["label"] for row in rows) == dict.fromkeys(AERIAL_TEXT.splitlines(), 6)
     assert len(done.pictures("PreviewImage")) == 3
+
+
+def test_a_corrected_mask_becomes_a_training_pair(finished, host):
+    done = finished("teach")
+    [config] = load_data(Path(done.text())).split("train")
+    source = FolderSource(config)
+    sample = source.sample(0)
+    assert np.array_equal(sample.image, photo("red_circle.png"))
+    with Image.open(demo.SCENES / "corrected.png") as picture:
+        marked = np.asarray(picture)[..., 3] == 0
+    assert [(query.name, np.array_equal(query.mask, marked)) for query in sample.queries] == [("red circle", True)]
+    assert Path(done.text()).is_relative_to(host.base / "output" / "digseg-data")
 
 
 def test_stock_samplers_find_the_same(finished):

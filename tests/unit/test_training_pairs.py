@@ -1,0 +1,107 @@
+"""Pairs of photo and mask become a data set that training reads, and nothing that is there is lost."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from digseg_nodes.core.masks import Masks, of_photo
+from digseg_nodes.core.training_pairs import DATA_FILE, Pair, PairError, make_pairs, save_pairs
+
+SIZE = (24, 32)
+
+
+def photo(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def mask(left: int = 4) -> np.ndarray:
+    out = np.zeros(SIZE, bool)
+    out[4:12, left : left + 8] = True
+    return out
+
+
+def classes(folder) -> dict:
+    [line] = [line for line in (folder / DATA_FILE).read_text("utf-8").splitlines() if line.startswith("  classes: ")]
+    return json.loads(line.removeprefix("  classes: "))
+
+
+def read(path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_a_pair_is_a_photo_a_mask_and_a_line_of_the_data_file(tmp_path):
+    [name] = save_pairs(tmp_path / "set", [Pair(photo(), {"red cell": mask()})])
+    assert np.array_equal(read(tmp_path / f"set/images/{name}.png"), photo())
+    assert np.array_equal(read(tmp_path / f"set/masks/red cell/{name}.png"), mask() * np.uint8(255))
+    assert classes(tmp_path / "set") == {"red cell": ["red cell"]}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_classes_of_one_photo_come_together_whenever_they_are_saved(tmp_path):
+    first = save_pairs(tmp_path, [Pair(photo(), {"cell": mask()})])
+    second = save_pairs(tmp_path, [Pair(photo(), {"a/b": mask(20)}), Pair(photo(1), {"a/b": mask() & False})])
+    assert first[0] == second[0] != second[1] and len(list((tmp_path / "images").iterdir())) == 2
+    listed = classes(tmp_path)
+    assert list(listed.values()) == [["cell"], ["a/b"]] and (tmp_path / "masks" / list(listed)[1]).is_dir()
+    assert not read(tmp_path / "masks" / list(listed)[1] / f"{second[1]}.png").any(), "empty: it is not here"
+
+
+def test_nothing_is_overwritten_unless_the_id_is_given(tmp_path):
+    [name] = save_pairs(tmp_path, [Pair(photo(), {"cell": mask()})])
+    assert save_pairs(tmp_path, [Pair(photo(), {"cell": mask()})]) == [name], "the same again is no change"
+    with pytest.raises(PairError, match=f"already saved with another mask of 'cell'.*Write {name} into pair_id"):
+        save_pairs(tmp_path, [Pair(photo(1), {"cell": mask()}), Pair(photo(), {"cell": mask(20)})])
+    assert len(list((tmp_path / "images").iterdir())) == 1, "nothing is written of a batch that cannot be saved whole"
+    assert save_pairs(tmp_path, [Pair(photo(), {"cell": mask(20)})], name) == [name]
+    assert np.array_equal(read(tmp_path / f"masks/cell/{name}.png") > 0, mask(20))
+    with pytest.raises(PairError, match=f"The pair '{name}' in .* holds another photo"):
+        save_pairs(tmp_path, [Pair(photo(1), {"cell": mask()})], name)
+
+
+def test_ids_are_safe_file_names_and_a_batch_is_numbered(tmp_path):
+    pairs = [Pair(photo(seed), {"cell": mask()}) for seed in range(2)]
+    names = save_pairs(tmp_path / "set", pairs, "../../up")
+    assert len(set(names)) == 2 and all(name.endswith(("-0001", "-0002")) for name in names)
+    assert {path.parent for path in tmp_path.rglob("*.png")} == {tmp_path / "set/images", tmp_path / "set/masks/cell"}
+
+
+def test_what_its_owner_wrote_into_the_data_file_stays(tmp_path):
+    save_pairs(tmp_path, [Pair(photo(), {"cell": mask()})])
+    path = tmp_path / DATA_FILE
+    path.write_text(path.read_text("utf-8").replace("  masks: masks\n", "  masks: masks\n  absent_per_image: 2\n"), "utf-8")
+    save_pairs(tmp_path, [Pair(photo(1), {"nucleus": mask()})])
+    assert "  absent_per_image: 2\n" in path.read_text("utf-8") and list(classes(tmp_path)) == ["cell", "nucleus"]
+    path.write_text("name: mine\ntrain: {type: folder, images: images, masks: masks}\n", "utf-8")
+    with pytest.raises(PairError, match="was edited: its line `classes"):
+        save_pairs(tmp_path, [Pair(photo(2), {"cell": mask()})])
+
+
+def test_frames_become_pairs_one_by_one():
+    image = torch.rand(3, *SIZE, 4)
+    hard = {"cell": torch.zeros(3, *SIZE)}
+    hard["cell"][1, 2:5] = 1
+    pairs = make_pairs(image, hard)
+    assert len(pairs) == 3 and [pair.masks["cell"].any() for pair in pairs] == [False, True, False]
+    assert np.array_equal(pairs[2].photo, (image[2, ..., :3] * 255).round().byte().numpy())
+
+
+def test_masks_get_the_photo_and_a_name():
+    image = torch.rand(2, *SIZE, 3)
+    found = of_photo(None, torch.ones(2, *SIZE), image, "  red   cell ")
+    assert found.names == ("red cell",) and torch.equal(found.image, image)
+    masks = Masks(torch.rand(2, 3, *SIZE), ("a", "b", "c"), torch.zeros(2, *SIZE, 3))
+    assert torch.equal(of_photo(masks, None, image, "").image, image) and of_photo(masks, None, image, "a").names == (
+        "a",
+        "b",
+        "c",
+    )
+    with pytest.raises(ValueError, match="class_name is empty"):
+        of_photo(None, torch.ones(2, *SIZE), image, " ")
+    with pytest.raises(ValueError, match="The image is 1 x 24 x 32 and its masks are 2 x 24 x 32"):
+        of_photo(masks, None, image[:1], "")
