@@ -24,8 +24,8 @@ from digseg_nodes.core.inference import RESOLUTIONS
 from train.data.account import SPLITS, Account
 from train.data.area import count_lost, lost_lines
 from train.data.base import DataError, Sample, Source
-from train.data.build import open_source
 from train.data.config import load_data
+from train.data.registry import open_source
 from train.settings.command import run
 
 CELL, PAIRS = 160, 24

@@ -11,8 +11,8 @@ from PIL import Image
 from tools import demo
 from tools.api import Client, Run
 from tools.graphs import AERIAL, SCENE, THINGS
-from train.data.config import IndexConfig
 from train.data.paired import IndexSource
+from train.data.source_config import IndexConfig
 
 from .conftest import PHOTO, PICK, SEGMENT, Graph, node
 from .test_nodes_split import memory_of

@@ -10,8 +10,8 @@ from digseg_nodes.core import inference
 from digseg_nodes.core.checkpoint import open_checkpoint
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings
 from digseg_nodes.core.prompts import parse_prompts
-from train.data.config import DemoConfig
 from train.data.demo import DemoSource
+from train.data.source_config import DemoConfig
 from train.networks.bases import load_networks
 from train.networks.engine import DiffusersEngine
 from train.scoring.predictions import as_float

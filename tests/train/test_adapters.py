@@ -13,8 +13,9 @@ from scipy.io import savemat
 from digseg_nodes.core.prompts import parse_prompts, preset_text
 from train.check_data import main as check_data
 from train.data.base import DataError
-from train.data.build import open_source, open_split
+from train.data.build import open_split
 from train.data.config import DataConfig, load_data
+from train.data.registry import open_source
 
 CONFIGS = Path(__file__).resolve().parents[2] / "train" / "configs" / "data"
 LABELS = np.zeros((40, 60), np.uint8)

@@ -9,9 +9,9 @@ from PIL import ExifTags, Image
 
 from tests.train.helpers import folder_dataset
 from train.data.base import DataError
-from train.data.config import FolderConfig
 from train.data.folder import FolderSource
 from train.data.prepare import prepare
+from train.data.source_config import FolderConfig
 
 
 @pytest.fixture

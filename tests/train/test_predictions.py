@@ -12,8 +12,9 @@ from digseg_nodes.core.inference import ImageSettings, SamplerSettings, encode_i
 from digseg_nodes.core.prompts import Prompt
 from train.data.base import Query, Sample
 from train.data.build import open_split
-from train.data.config import DemoConfig, load_data
+from train.data.config import load_data
 from train.data.demo import DemoSource
+from train.data.source_config import DemoConfig
 from train.networks.bases import Networks, encode_pixels, load_networks
 from train.networks.engine import DiffusersEngine
 from train.scoring.predictions import EncodedSample, as_float, encode_sample, encoded_samples, predict, score_sample

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings
-from train.data.config import DemoConfig
 from train.data.demo import DemoSource
+from train.data.source_config import DemoConfig
 from train.networks.engine import open_segmenter
 from train.scoring.predictions import encode_sample, predict
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from train.data.base import Contents, DataError, Finding, Source
-from train.data.build import open_source
-from train.data.config import DataConfig, SourceConfig
+from train.data.config import DataConfig
+from train.data.registry import open_source
+from train.data.source_config import SourceConfig
 
 SPLITS = ("train", "validation", "test")
 NAMED = 12

@@ -8,11 +8,11 @@ import numpy as np
 
 from train.data.base import DataError, Finding
 from train.data.coco_json import Id, Photo, PhotoFiles, crowds, is_crowd, read_coco, same_id
-from train.data.config import CocoConfig
 from train.data.labelled import LabelledSource, Labels, Wording, file_digest, settings_digest
 from train.data.names import images_below, is_foreign
 from train.data.outlines import OutlineError, outline_mask
 from train.data.pixels import read_colours, upright_size
+from train.data.source_config import CocoConfig
 
 
 class CocoSource(LabelledSource):

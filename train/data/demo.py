@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.base import Query, Sample, Source
-from train.data.config import DemoConfig
+from train.data.source_config import DemoConfig
 from train.demo import world
 
 

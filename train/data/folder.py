@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from train.data.base import DataError, Finding
-from train.data.config import FolderConfig
 from train.data.labelled import LabelledSource, Labels, Wording, file_digest, settings_digest, wrong_size
 from train.data.marks import read_mask
 from train.data.names import Owners, entries, images_below, is_image, plain
 from train.data.pixels import IMAGE_SUFFIXES
+from train.data.source_config import FolderConfig
 
 
 def list_images(folder: Path) -> list[Path]:

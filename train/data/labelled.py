@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from train.data.base import Contents, DataError, Finding, Query, Sample, Source
-from train.data.config import LabelledConfig
 from train.data.pixels import RANGES, Levels, deep_values, is_deep, opened, own_levels, read_photo
+from train.data.source_config import LabelledConfig
 
 
 def file_digest(*paths: Path) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from train.data.base import DataError
-from train.data.config import Marks
 from train.data.pixels import RANGES, deep_values, has_alpha, is_deep, is_lossy, opened, orientation, turned
+from train.data.source_config import Marks
 
 FAINT = 16
 """Brightness below which a pixel is black."""

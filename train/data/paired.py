@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from train.data.base import DataError, Finding
-from train.data.config import BinaryConfig, ColourConfig, IndexConfig, PairedConfig
 from train.data.labelled import LabelledSource, Labels, Wording, file_digest, settings_digest
 from train.data.marks import read_mask
 from train.data.matlab import read_matlab
 from train.data.names import is_foreign, is_image, same_but_for_spelling
 from train.data.pixels import IMAGE_SUFFIXES, read_colours, read_numbers
+from train.data.source_config import BinaryConfig, ColourConfig, IndexConfig, PairedConfig
 
 
 def match_photos(config: PairedConfig) -> dict[Path, tuple[str, ...]]:

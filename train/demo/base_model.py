@@ -18,8 +18,8 @@ from digseg_nodes.core.checkpoint import CheckpointConfig, save_checkpoint
 from digseg_nodes.core.ddim import ddim_sample, initial_noise, predict_x0
 from digseg_nodes.core.latent_space import LATENT_CHANNELS
 from digseg_nodes.core.schedule import STABLE_DIFFUSION, alphas_cumprod, ddim_schedule
-from train.data.config import DemoConfig
 from train.data.demo import DemoSource
+from train.data.source_config import DemoConfig
 from train.demo.runtime import EMA, Clock, train_stage
 from train.demo.scene_cache import SceneCache
 from train.latents.latent_cache import LatentCache

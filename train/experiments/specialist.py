@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from train.data.base import ABSENT_GROUPS, Query, Sample
-from train.data.config import DemoConfig
 from train.data.demo import DemoSource
+from train.data.source_config import DemoConfig
 from train.demo.world import COLOURS, SHAPES
 from train.networks.bases import open_base
 from train.scoring.scores import score, summarise

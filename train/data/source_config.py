@@ -1,0 +1,194 @@
+"""What the sources of a data YAML have in common, and the settings of the layouts that ship with it."""
+
+from itertools import count
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from digseg_nodes.core.prompts import PRESETS, parse_prompts, preset_text
+from train.settings.yaml_config import UserPath
+
+Marks = Literal["auto", "bright", "dark", "any", "alpha", "transparent"]
+"""Which pixels of a mask are marked. bright: at least half white. dark: less than that. any: whatever is not black and not
+transparent. alpha: what is opaque; transparent: what is not. auto: what the picture says, where it says one thing."""
+Byte = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Byte, Byte, Byte]
+
+
+class BelowRoot:
+    """Marks a path that is below `root` instead of relative to the data YAML."""
+
+
+class SourceConfig(BaseModel):
+    """What every kind of source has: its share in a mix (`weight`) and an upper limit on its images (`limit`)."""
+
+    model_config = ConfigDict(extra="forbid")
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
+class DemoConfig(SourceConfig):
+    """Procedural scenes of train/demo/world.py. size: the longest side in pixels. aspects: the scenes' shapes in turn, width to
+    height, e.g. ["1:1", "16:9", "2:3"], in quotation marks."""
+
+    type: Literal["demo"]
+    split: Literal["train", "val", "test"] = "train"
+    scenes: Annotated[int, Field(ge=1)] = 1000
+    seed: int = 0
+    size: Annotated[int, Field(ge=32)] = 128
+    aspects: Annotated[list[Literal["1:1", "4:3", "3:2", "16:9", "3:4", "2:3", "9:16"]], Field(min_length=1)] = ["1:1"]
+
+
+class LabelledConfig(SourceConfig):
+    """What labelled images have in common.
+
+    phrases: other words for a class, e.g. {tv: [television, screen]}. templates: sentences with {} for the class.
+    held_out: classes that training leaves out and evaluation reports apart. absent_per_image: how many of the classes
+    that are not in an image are asked for as absent prompts. absent: classes that may be asked for as absent although no image
+    of the source has a mask of them; others without a mask are not asked for. range: black and white of photos of more than 8
+    bits, [0, 4095] for 12 bits, or "measured" over all photos. page: the page of files of several, from 1.
+    """
+
+    phrases: dict[str, list[str]] = {}
+    templates: list[str] = []
+    held_out: list[str] = []
+    absent: list[str] = []
+    range: tuple[float, float] | Literal["measured"] | None = None
+    page: Annotated[int, Field(ge=1)] | None = None
+    absent_per_image: Annotated[int, Field(ge=0)] = 4
+
+    @field_validator("range")
+    @classmethod
+    def _rises(cls, value):
+        if isinstance(value, tuple) and not value[0] < value[1]:
+            raise ValueError("black must be below white, e.g. [0, 4095]")
+        return value
+
+    @field_validator("templates")
+    @classmethod
+    def _has_a_place(cls, value: list[str]) -> list[str]:
+        for template in value:
+            if "{}" not in template:
+                raise ValueError(f'the template "{template}" has no {{}} where the class name goes')
+        return value
+
+
+class FolderConfig(LabelledConfig):
+    """Photos in `images` and one black-and-white mask per class and photo in `masks/<class>/<name>.png`.
+
+    classes maps class names to the phrases that may stand for them; left out, the sub-folders of `masks` are the
+    classes. A missing mask file means the class is not in that image. `ignore` is the grey value of unknown pixels. marks: which
+    pixels of a mask are marked, see train/data/marks.py; "auto" takes white, a colour, a grey level or opaque pixels, and is an
+    error where they say different things.
+    """
+
+    type: Literal["folder"]
+    images: UserPath
+    masks: UserPath
+    classes: dict[str, list[str]] | None = None
+    ignore: Byte | None = None
+    marks: Marks = "auto"
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _plain_names(cls, value):
+        """A list of names, or names with one phrase, are short for names with a list of phrases."""
+        if isinstance(value, list):
+            value = {name: [name] for name in value}
+        if isinstance(value, dict):
+            value = {k: [v] if isinstance(v, str) else v or [k] for k, v in value.items()}
+        return value
+
+
+class PairedConfig(LabelledConfig):
+    """One label file per photo.
+
+    root: folder of the data set. images: pattern below it, e.g. "leftImg8bit/train/*/*_leftImg8bit.png". masks: the
+    label file of a photo, {1}, {2}, ... standing for what the first, second, ... star matched. list: text file below `root`
+    with one value of the last star per line, for the photos that belong to a split.
+    """
+
+    root: UserPath
+    images: str
+    masks: str
+    list: Annotated[UserPath, BelowRoot()] | None = None
+
+
+class IndexConfig(PairedConfig):
+    """Label files whose pixel values are class numbers: grey or palette images (palettes are not looked at), or MATLAB
+    files (.mat) with the numbers in `variable`.
+
+    classes: names with their numbers ({sky: 3, tree: [4, 5]}), or a list of names numbered from `first` on, leaving
+    out `skip`. preset: a class list of the nodes (digseg_nodes/core/presets/) instead, with its synonyms as phrases.
+    ignore: the numbers of unlabelled pixels. background: those that are knowingly no class, or "rest" for all others; a number
+    that is none of these is read as background and reported.
+    """
+
+    type: Literal["index"]
+    classes: dict[str, list[int]]
+    preset: str | None = None
+    first: int = 0
+    skip: list[int] = []
+    ignore: list[int] = []
+    background: list[int] | Literal["rest"] = [0]
+    variable: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbered(cls, values):
+        """Bring every way of writing the classes into the one of the field."""
+        if not isinstance(values, dict):
+            return values
+        values = _from_preset(values) if values.get("preset") else dict(values)
+        names = values.get("classes")
+        if isinstance(names, list):
+            skip = set(values.get("skip", []))
+            numbers = (number for number in count(values.get("first", 0)) if number not in skip)
+            values["classes"] = {name: [next(numbers)] for name in names}
+        elif isinstance(names, dict):
+            values["classes"] = {k: [v] if isinstance(v, int) else v for k, v in names.items()}
+        return values
+
+
+def _from_preset(values: dict) -> dict:
+    if values["preset"] not in PRESETS:
+        raise ValueError(f"there is no preset {values['preset']!r}; known: {', '.join(PRESETS)}")
+    prompts = parse_prompts(preset_text(values["preset"]))
+    synonyms = {prompt.name: list(prompt.wordings[1:]) for prompt in prompts if prompt.wordings[1:]}
+    names = values.get("classes") or [prompt.name for prompt in prompts]
+    return {**values, "classes": names, "phrases": values.get("phrases") or synonyms}
+
+
+class ColourConfig(PairedConfig):
+    """Label files painted in class colours: classes {water: [0, 0, 255]}; ignore: the colours of unlabelled pixels;
+    background: those that are knowingly no class, or "rest" for all others."""
+
+    type: Literal["colour"]
+    classes: dict[str, Colour]
+    ignore: list[Colour] = []
+    background: list[Colour] | Literal["rest"] = [(0, 0, 0)]
+
+
+class BinaryConfig(PairedConfig):
+    """Black-and-white label files of a single class, `name`. ignore and marks: as in FolderConfig."""
+
+    type: Literal["binary"]
+    name: str
+    ignore: Byte | None = None
+    marks: Marks = "auto"
+
+
+class CocoConfig(LabelledConfig):
+    """COCO JSON: `annotations` with polygons or RLE. classes: a selection, default all.
+
+    crowd: what annotations with iscrowd are, "ignore" (unlabelled, as COCO means it) or "mask" (masks, as CVAT and SAM write
+    brush strokes); left out, they are unlabelled as long as no class has more of them than others.
+    panoptic: folder of the panoptic PNGs, when `annotations` is a panoptic JSON.
+    """
+
+    type: Literal["coco"]
+    images: UserPath
+    annotations: UserPath
+    panoptic: UserPath | None = None
+    classes: list[str] | None = None
+    crowd: Literal["ignore", "mask"] | None = None
