@@ -8,7 +8,7 @@ import numpy as np
 
 from train.data.base import DataError, Finding
 from train.data.coco_json import Id, Photo, PhotoFiles, crowds, is_crowd, read_coco, same_id
-from train.data.labelled import LabelledSource, Labels, Wording, file_digest, settings_digest
+from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.names import images_below, is_foreign
 from train.data.outlines import OutlineError, outline_mask
 from train.data.pixels import read_colours, upright_size
@@ -23,7 +23,7 @@ class CocoSource(LabelledSource):
         self.file = read_coco(config.annotations)
         self.names = self._class_names()
         self.wording = Wording(config, {name: [name] for name in self.names})
-        self.photos = self.file.photos[: config.limit]
+        self.photos = chosen(self.file.photos, lambda photo: photo.file_name, config)
         self.paths = self._find_photos()
         self._check_crowds()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.base import DataError, Finding
-from train.data.labelled import LabelledSource, Labels, Wording, file_digest, settings_digest, wrong_size
+from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest, wrong_size
 from train.data.marks import read_mask
 from train.data.names import Owners, entries, images_below, is_image, plain
 from train.data.pixels import IMAGE_SUFFIXES
@@ -35,7 +35,7 @@ class FolderSource(LabelledSource):
     def __init__(self, config: FolderConfig):
         self.config = config
         every = list_images(config.images)
-        self.files = every[: config.limit]
+        self.files = chosen(every, lambda file: file.name, config)
         if config.classes is not None and not config.classes:
             raise DataError("`classes:` is empty. Name the classes, or leave it out to take the sub-folders of `masks`.")
         classes = config.classes or {name: [name] for name in _subfolders(config.masks)}

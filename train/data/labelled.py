@@ -2,17 +2,20 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from train.data.base import Contents, DataError, Finding, Query, Sample, Source
 from train.data.pixels import RANGES, Levels, deep_values, is_deep, opened, own_levels, read_photo
 from train.data.source_config import LabelledConfig
+
+Item = TypeVar("Item")
 
 
 def file_digest(*paths: Path) -> str:
@@ -26,6 +29,22 @@ def file_digest(*paths: Path) -> str:
 def settings_digest(*settings) -> str:
     """Short digest of whatever decides how files are read."""
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+
+
+def chosen(items: Sequence[Item], name: Callable[[Item], str], config: LabelledConfig) -> list[Item]:
+    """The items of the config's `part`, in their order, and of these no more than `limit`.
+
+    The digests of the names shuffle the items; the first tenth is for validation, the second for the test, one item each at the
+    least: the same at every call, and a photo that joins moves one other at most. DataError for fewer than three items.
+    """
+    if config.part is None:
+        return list(items[: config.limit])
+    if len(items) < 3:
+        raise DataError(f"There are {len(items)} photos; `part:` needs three, one each for training, validation and test.")
+    order = sorted(range(len(items)), key=lambda index: hashlib.sha256(name(items[index]).encode()).digest())
+    tenth = max(1, len(items) // 10)
+    parts = {"validation": order[:tenth], "test": order[tenth : 2 * tenth], "train": order[2 * tenth :]}
+    return [items[index] for index in sorted(parts[config.part])][: config.limit]
 
 
 def wrong_size(label_file: Path, labels: tuple[int, int], photo_file: Path, photo: tuple[int, int]) -> DataError:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from train.data.base import DataError, Finding
-from train.data.labelled import LabelledSource, Labels, Wording, file_digest, settings_digest
+from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.marks import read_mask
 from train.data.matlab import read_matlab
 from train.data.names import is_foreign, is_image, same_but_for_spelling
@@ -113,7 +113,7 @@ class PairedSource(LabelledSource):
         self.config = config
         self.matched = match_photos(config)
         self.listed = pair_files(config, self.matched)
-        self.pairs = self.listed[: config.limit]
+        self.pairs = chosen(self.listed, lambda pair: _below(pair[0], config.root), config)
         self.wording = Wording(config, {name: [name] for name in self.names()})
 
     def names(self) -> list[str]:

@@ -3,7 +3,7 @@
 from itertools import count
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from digseg_nodes.core.prompts import PRESETS, parse_prompts, preset_text
 from train.settings.yaml_config import UserPath
@@ -17,6 +17,21 @@ Colour = tuple[Byte, Byte, Byte]
 
 class BelowRoot:
     """Marks a path that is below `root` instead of relative to the data YAML."""
+
+
+def _plain_names(value):
+    """A list of names, or names with one phrase, are short for names with a list of phrases."""
+    if isinstance(value, list):
+        value = {name: [name] for name in value}
+    if isinstance(value, dict):
+        value = {k: [v] if isinstance(v, str) else v or [k] for k, v in value.items()}
+    return value
+
+
+Phrases = Annotated[dict[str, list[str]], BeforeValidator(_plain_names)]
+"""Class names with the phrases that may stand for them; also written as a list of names."""
+Part = Literal["train", "validation", "test"]
+"""A share of the photos: a tenth for validation and for test each, the rest for training."""
 
 
 class SourceConfig(BaseModel):
@@ -46,7 +61,8 @@ class LabelledConfig(SourceConfig):
     held_out: classes that training leaves out and evaluation reports apart. absent_per_image: how many of the classes
     that are not in an image are asked for as absent prompts. absent: classes that may be asked for as absent although no image
     of the source has a mask of them; others without a mask are not asked for. range: black and white of photos of more than 8
-    bits, [0, 4095] for 12 bits, or "measured" over all photos. page: the page of files of several, from 1.
+    bits, [0, 4095] for 12 bits, or "measured" over all photos. page: the page of files of several, from 1. part: a share of the
+    photos where no list or folder parts them: "train", "validation" or "test".
     """
 
     phrases: dict[str, list[str]] = {}
@@ -55,6 +71,7 @@ class LabelledConfig(SourceConfig):
     absent: list[str] = []
     range: tuple[float, float] | Literal["measured"] | None = None
     page: Annotated[int, Field(ge=1)] | None = None
+    part: Part | None = None
     absent_per_image: Annotated[int, Field(ge=0)] = 4
 
     @field_validator("range")
@@ -85,19 +102,9 @@ class FolderConfig(LabelledConfig):
     type: Literal["folder"]
     images: UserPath
     masks: UserPath
-    classes: dict[str, list[str]] | None = None
+    classes: Phrases | None = None
     ignore: Byte | None = None
     marks: Marks = "auto"
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _plain_names(cls, value):
-        """A list of names, or names with one phrase, are short for names with a list of phrases."""
-        if isinstance(value, list):
-            value = {name: [name] for name in value}
-        if isinstance(value, dict):
-            value = {k: [v] if isinstance(v, str) else v or [k] for k, v in value.items()}
-        return value
 
 
 class PairedConfig(LabelledConfig):
