@@ -262,7 +262,7 @@ def test_ready_made_files_are_valid_and_name_what_is_missing(path):
     assert config.train
     assert config.test
     if config.train[0].type != "demo" and path.stem not in ("cells", "fields"):  # drawn here, these may be there
-        with pytest.raises(DataError, match=r"no (folder|image folder|list)|No photo|no annotation"):
+        with pytest.raises(DataError, match=r"no (folder|image folder|list|file)|No photo|no annotation"):
             open_source(config.train[0])
 
 

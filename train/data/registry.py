@@ -9,7 +9,12 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
+from train.data.ade20k import FullAde20kConfig
 from train.data.base import Source
+from train.data.cvat import CvatConfig
+from train.data.instances import InstancesConfig
+from train.data.label_studio import LabelStudioConfig
+from train.data.labelme import LabelmeConfig
 from train.data.source_config import (
     BelowRoot,
     BinaryConfig,
@@ -20,6 +25,8 @@ from train.data.source_config import (
     IndexConfig,
     SourceConfig,
 )
+from train.data.supervisely import SuperviselyConfig
+from train.data.yolo import YoloConfig
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,13 @@ ADAPTERS = (
     Adapter(ColourConfig, "train.data.paired:ColourSource"),
     Adapter(BinaryConfig, "train.data.paired:BinarySource"),
     Adapter(CocoConfig, "train.data.coco:CocoSource"),
+    Adapter(LabelmeConfig, "train.data.labelme:LabelmeSource"),
+    Adapter(YoloConfig, "train.data.yolo:YoloSource"),
+    Adapter(CvatConfig, "train.data.cvat:CvatSource"),
+    Adapter(LabelStudioConfig, "train.data.label_studio:LabelStudioSource"),
+    Adapter(SuperviselyConfig, "train.data.supervisely:SuperviselySource"),
+    Adapter(InstancesConfig, "train.data.instances:InstancesSource"),
+    Adapter(FullAde20kConfig, "train.data.ade20k:FullAde20kSource"),
 )
 BY_NAME = {adapter.name: adapter for adapter in ADAPTERS}
 AnySource = Annotated[reduce(or_, (adapter.config for adapter in ADAPTERS)), Field(discriminator="type")]
