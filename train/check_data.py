@@ -1,10 +1,12 @@
 """Look a data set over before training on it.
 
 python train/check_data.py FILE [--sheet OUT.png] [--strict] [--resolution PIXELS]
+python train/check_data.py FOLDER [--as LAYOUT] [--force]
 
 Counts images and masks per class, names every broken or mismatching file and every label that nothing uses, and draws a sheet
 of image and mask pairs. Ends with status 1 when something is wrong (PROBLEM), with --strict also when something is left over
-(WARNING, UNUSED). With --resolution it says how much of each class is lost when photos are made that small.
+(WARNING, UNUSED). With --resolution it says how much of each class is lost when photos are made that small. For a folder it says
+which layout that has, and writes the data YAML for it first.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from train.data.account import SPLITS, Account
 from train.data.area import count_lost, lost_lines
 from train.data.base import DataError, Sample, Source
 from train.data.config import load_data
+from train.data.detect import choose, write_yaml
 from train.data.registry import open_source
 from train.settings.command import run
 
@@ -90,19 +93,32 @@ def check(path: Path, sheet: Path | None, resolution: int | None = None) -> Acco
     return account
 
 
+def describe(folder: Path, kind: str | None, force: bool) -> Path:
+    """Say which layout a folder has and why; returns the data YAML that is written for it."""
+    guess = choose(folder, kind)
+    path = write_yaml(guess, folder, force)
+    print(f"{folder} looks like {guess.kind}: {guess.why}")
+    print("\n".join(["wrote " + str(path), *guess.hints, f"train on it with: train/finetune.py --config FILE data={path}", ""]))
+    return path
+
+
 def main(line: list[str] | None = None) -> None:
     """Parse the command line and check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="data YAML, see train/configs/data/")
+    parser.add_argument("data", type=Path, help="data YAML, see train/configs/data/, or a folder to write one for")
     parser.add_argument("--sheet", type=Path, help="picture of image and mask pairs to write")
     parser.add_argument("--strict", action="store_true", help="status 1 also for labels that are left over")
     parser.add_argument("--resolution", type=int, help="longest side in pixels, 32 to 4096: also say what is lost at it")
+    parser.add_argument("--as", dest="kind", metavar="LAYOUT", help="layout of the folder, where it can be several")
+    parser.add_argument("--force", action="store_true", help="overwrite a data YAML that lies in the folder")
     arguments = parser.parse_args(line)
     if arguments.resolution is not None and not RESOLUTIONS[0] <= arguments.resolution <= RESOLUTIONS[1]:
         parser.error(f"--resolution is {arguments.resolution}; use {RESOLUTIONS[0]} to {RESOLUTIONS[1]} pixels")
 
     def action() -> None:
-        account = check(arguments.data, arguments.sheet, arguments.resolution)
+        data = arguments.data
+        data = describe(data, arguments.kind, arguments.force) if data.is_dir() else data
+        account = check(data, arguments.sheet, arguments.resolution)
         if account.problems:
             sys.exit(f"{parser.prog}: {len(account.problems)} problems, see above")
         if arguments.strict and account.left_over:
