@@ -51,13 +51,14 @@ from .core.engine import Progress
 from .core.file_names import safe_names
 from .core.foreign import describe_not_safetensors
 from .core.host_saved import METADATA_TENSOR, metadata_tensor
-from .core.latent_space import SCALING_FACTOR
+from .core.latent_space import LATENT_CHANNELS, SCALING_FACTOR, SEGMENTER_CHANNELS, segments
 from .core.ldm_names import translate, vae_modules
 from .core.lora_fit import bias_of, does_not_fit, half_pairs, wrong_shapes
 from .core.lora_names import adapter_settings, layers_of, to_kohya
 from .core.preview import SIZE as PREVIEW_SIZE
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
 from .core.unet_layout import UnsupportedUNet, head_counts, host_layout
+from .core.untrusted import check_header
 from .core.vae_layout import vae_layout
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def checkpoint_path(name: str) -> Path:
     )
 
 
-def open_named(name: str, in_channels: int = 8, mask_target: str = "auto") -> Checkpoint:
+def open_named(name: str, in_channels: int = SEGMENTER_CHANNELS, mask_target: str = "auto") -> Checkpoint:
     """Open a checkpoint of the digseg folders by its name in the list; only headers are read."""
     return open_checkpoint(checkpoint_path(name), in_channels, mask_target)
 
@@ -162,10 +163,10 @@ class DiGSegModel(comfy.model_base.BaseModel):
     def __init__(self, host_config, config: CheckpointConfig):
         kinds = comfy.model_base.ModelType
         kind = kinds.V_PREDICTION if config.prediction_type == "v_prediction" else kinds.EPS
-        segments = config.unet["in_channels"] == 8
-        super().__init__(host_config, kind, device=None, unet_model=_ImageFirstUNet if segments else UNetModel)
+        pictures = segments(config.unet)
+        super().__init__(host_config, kind, device=None, unet_model=_ImageFirstUNet if pictures else UNetModel)
         self.digseg_config = config
-        self.concat_keys = ("concat_image",) if segments else ()
+        self.concat_keys = ("concat_image",) if pictures else ()
         sigmas = sigmas_of(alphas_cumprod(config.scheduler)).clamp(max=STOCK_SIGMA_MAX)
         self.model_sampling.set_sigmas(sigmas)
 
@@ -286,7 +287,7 @@ def _set_heads(unet: UNetModel, layout: dict, heads: list[int]) -> None:
 def config_of(model: ModelPatcher) -> CheckpointConfig:
     """The checkpoint config of a MODEL made by a DiGSeg loader; a clear error for any other MODEL."""
     config = getattr(model.model, "digseg_config", None)
-    if config is None or config.unet["in_channels"] != 8:
+    if config is None or not segments(config.unet):
         raise ValueError(
             f"This MODEL ({type(model.model).__name__}) paints pictures, it cannot segment. Connect the "
             "MODEL of Load DiGSeg Checkpoint or Load DiGSeg U-Net."
@@ -345,6 +346,7 @@ def apply_lora(model: ModelPatcher, path: Path, strength: float = 1.0) -> ModelP
 
 def read_lora(path: Path) -> dict[str, Tensor]:
     """A LoRA's tensors under kohya's names; CheckpointError when the file is none."""
+    check_header(path)
     try:
         lora, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except Exception as error:
@@ -536,7 +538,7 @@ def chunk_size(model: ModelPatcher, latent_size: tuple[int, int]) -> int:
     if mm.is_device_cpu(model.load_device):
         return CPU_CHUNK
     free = getattr(model, "get_free_memory", mm.get_free_memory)(model.load_device)
-    each = max(1, model.model.memory_required([1, 4, *latent_size]))
+    each = max(1, model.model.memory_required([1, LATENT_CHANNELS, *latent_size]))
     return int(max(1, min(GPU_CHUNK, 0.7 * max(0, free - model.model_size()) // each)))
 
 
@@ -544,7 +546,7 @@ def decode_chunk_size(vae: VAE, latent_size: tuple[int, int]) -> int:
     """How many mask latents [1,4,h,w] one VAE decode may take in the memory that is free now."""
     if mm.is_device_cpu(vae.device):
         return CPU_CHUNK
-    each = max(1, vae.memory_used_decode((1, 4, *latent_size), vae.vae_dtype))
+    each = max(1, vae.memory_used_decode((1, LATENT_CHANNELS, *latent_size), vae.vae_dtype))
     return int(max(1, min(GPU_CHUNK, 0.7 * mm.get_free_memory(vae.device) // each)))
 
 

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from . import diffusers_folder
 from .bare_unet import bare_scheduler, bare_unet_config, unet_prefix
+from .config_checks import check_config
 from .errors import CheckpointError
 from .files import written_atomically
 from .foreign import describe_foreign, describe_not_safetensors
 from .host_saved import LARGEST, METADATA_TENSOR, metadata_of
 from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 from .ldm_names import LDM_PREFIX, names_from_ldm
+from .schedule import check_scheduler
+from .untrusted import check_header, kind_of, parse_json, shown
 
 FORMAT = 1
 COMPONENTS = ("unet", "vae", "text_encoder", "mask_decoder")
@@ -68,6 +71,7 @@ class CheckpointConfig:
     base_model: str = ""
 
     def __post_init__(self):
+        check_config({f.name: getattr(self, f.name) for f in fields(self)})
         _one_of("prediction_type", self.prediction_type, PREDICTION_TYPES)
         _one_of("mask_target", self.mask_target, MASK_TARGETS)
         _one_of("initial_noise", self.initial_noise, INITIAL_NOISES)
@@ -92,7 +96,7 @@ class CheckpointConfig:
     def from_json(cls, text: str) -> CheckpointConfig:
         """Parse `to_json`'s string; unknown keys of newer files are ignored, missing ones get their defaults."""
         known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in json.loads(text).items() if k in known})
+        return cls(**{k: v for k, v in parse_json(text).items() if k in known})
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -237,9 +241,13 @@ def open_checkpoint(path: str | os.PathLike, in_channels: int = SEGMENTER_CHANNE
     path = Path(path)
     if mask_target != "auto":
         _one_of("mask_target", mask_target, MASK_TARGETS)
-    if not path.exists():
-        raise CheckpointError(f"There is no file {path}. Put DiGSeg checkpoints into ComfyUI/models/digseg/.")
-    checkpoint = _open_folder(path, mask_target) if path.is_dir() else _open_file(path, mask_target)
+    kind = kind_of(path)
+    if kind is None:
+        raise CheckpointError(f"There is no file {shown(path)}. Put DiGSeg checkpoints into ComfyUI/models/digseg/.")
+    try:
+        checkpoint = _open_folder(path, mask_target) if kind == "folder" else _open_file(path, mask_target)
+    except OSError as error:  # a folder or file in it that may not be read
+        raise CheckpointError(f"{shown(path)} cannot be read ({error.strerror}). Check who may read it.") from error
     found = checkpoint.config.unet.get("in_channels", LATENT_CHANNELS)
     if found != in_channels:
         raise CheckpointError(_wrong_channels(path, found, in_channels))
@@ -267,6 +275,7 @@ def _wrong_channels(path: Path, found: int, expected: int) -> str:
 
 
 def _open_file(path: Path, mask_target: str) -> Checkpoint:
+    check_header(path)
     try:
         with safe_open(str(path), framework="pt") as f:
             metadata, keys = f.metadata() or {}, list(f.keys())
@@ -283,22 +292,28 @@ def _open_file(path: Path, mask_target: str) -> Checkpoint:
     config = _read_config(path, metadata)
     if mask_target != "auto":
         config = replace(config, mask_target=mask_target)
-    return Checkpoint(path, config, _parts_of(path, keys, config, metadata), metadata)
+    parts = _parts_of(path, keys, config, metadata)
+    if "unet" not in parts:
+        raise CheckpointError(f"{path.name} says it is a DiGSeg checkpoint, but has no U-Net. Export or download it again.")
+    return Checkpoint(path, config, parts, metadata)
 
 
 def _read_config(path: Path, metadata: dict[str, str]) -> CheckpointConfig:
-    if not metadata["digseg.format"].isdecimal() or int(metadata["digseg.format"]) > FORMAT:
+    known = [str(number) for number in range(1, FORMAT + 1)]
+    if metadata["digseg.format"] not in known:
         raise CheckpointError(
-            f"{path.name} is format {metadata['digseg.format']}, this version reads up to {FORMAT}. Update the node pack."
+            f"{path.name} is format {metadata['digseg.format'][:20]}, this version reads up to {FORMAT}. Update the node pack."
         )
     try:
-        return CheckpointConfig.from_json(metadata["digseg.config"])
-    except CheckpointError:
-        raise
+        config = CheckpointConfig.from_json(metadata["digseg.config"])
+        check_scheduler(config.scheduler)
+        return config
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.name}: {error}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(
             f"{path.name} says it is a DiGSeg checkpoint, but its digseg.config cannot be read "
-            f"({error!r}). Export or download it again."
+            f"({str(error)[:200]}). Export or download it again."
         ) from error
 
 
@@ -367,7 +382,12 @@ def _open_folder(path: Path, mask_target: str) -> Checkpoint:
 
 def _open_own_folder(path: Path, configs: dict[str, dict], own: dict, mask_target: str) -> Checkpoint:
     """A diffusers folder that train/convert.py wrote: what it says about itself is in a file of its own."""
-    metadata = {"digseg.format": str(FORMAT), **own.get("metadata", {}), "digseg.config": json.dumps(own.get("config"))}
+    said = own.get("metadata", {})
+    if not isinstance(said, dict) or not all(isinstance(text, str) for text in said.values()):
+        raise CheckpointError(
+            f"The metadata in {shown(path / diffusers_folder.OWN_CONFIG)} must be a table of texts. Convert the checkpoint again."
+        )
+    metadata = {"digseg.format": str(FORMAT), **said, "digseg.config": json.dumps(own.get("config"))}
     config = _read_config(path, metadata)
     if mask_target != "auto":
         config = replace(config, mask_target=mask_target)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from .errors import CheckpointError
 from .schedule import check_scheduler
+from .untrusted import kind_of, read_json, shown
 
 WEIGHTED = ("unet", "vae", "text_encoder")
 VARIANTS = ("", ".fp16", ".bf16")
@@ -27,17 +27,6 @@ _DDIM_DEFAULTS = {
 """What diffusers' DDIMScheduler takes for a setting that a scheduler_config.json does not mention."""
 
 _DENSE_PREDICTIONS = ("depth", "disparity", "normals", "intrinsics")
-
-
-def read_json(file: Path) -> dict:
-    """A JSON object from disk; CheckpointError when it is none."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}). Download the folder again.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file} holds a {type(found).__name__}, a JSON object is expected. Download it again.")
-    return found
 
 
 def read_configs(folder: Path) -> dict[str, dict]:
@@ -75,7 +64,7 @@ def pipeline_defaults(folder: Path) -> dict:
     """default_steps and resolution where model_index.json names them (Marigold v1.1 does)."""
     index = _model_index(folder)
     found = {"default_steps": index.get("default_denoising_steps"), "resolution": index.get("default_processing_resolution")}
-    return {key: int(value) for key, value in found.items() if value}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def own_config(folder: Path) -> dict | None:
@@ -116,11 +105,25 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map", {}).values()
-    files = [index.parent / Path(name).name for name in sorted(set(names))]
-    missing = [file.name for file in files if not file.is_file()]
+    """The files an index names, which must lie beside it: names in files by others lead nowhere else."""
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) and "\0" not in name for name in listed.values()):
+        raise CheckpointError(f"The weight_map of {shown(index)} must be a table of file names. Download the folder again.")
+    files = [index.parent / Path(name).name for name in sorted(set(listed.values()))]
+    missing = [shown(file.name) for file in files if kind_of(file) != "file"]
     if missing or not files:
         raise CheckpointError(
             f"{index.parent} lacks {len(missing)} of its {len(files)} parts ({', '.join(missing[:3])}). Download them too."
         )
+    outside = [file.name for file in files if not file.resolve().is_relative_to(_home(index.parent.resolve()))]
+    if outside:
+        raise CheckpointError(
+            f"{outside[0]} in {shown(index.parent)} leads out of the checkpoint's folder. Put the file itself there."
+        )
     return files
+
+
+def _home(folder: Path) -> Path:
+    """What the files of a sub-folder may be links into: the checkpoint's folder, or its repository in Hugging Face's cache."""
+    above = [parent.parent for parent in folder.parents if parent.name == "snapshots"]
+    return above[0] if above else folder.parent

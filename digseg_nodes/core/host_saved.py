@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError
+from .untrusted import parse_json
 
 METADATA_TENSOR = "digseg.metadata"
 """Name of the tensor in such a file: JSON in UTF-8, one byte a number."""
@@ -25,10 +26,10 @@ def metadata_of(tensor: Tensor, name: str) -> dict[str, str]:
     try:
         if tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > LARGEST:
             raise ValueError(f"it is {tensor.dtype} {tuple(tensor.shape)}")
-        found = json.loads(bytes(tensor.tolist()).decode("utf-8"))
+        found = parse_json(bytes(tensor.tolist()).decode("utf-8"))
         if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
             raise ValueError("it is no table of texts")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(
             f"{name}: the tensor {METADATA_TENSOR}, which says what the checkpoint is, cannot be read ({error}). Save it again."
         ) from error

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor, tensor
 
-from .diffusers_folder import read_json
 from .errors import CheckpointError
+from .untrusted import parse_json, read_json
 
 _PREFIXES = ("unet.base_model.model.", "base_model.model.unet.", "base_model.model.", "unet.")
 _DOWN, _UP = ".lora_down.weight", ".lora_up.weight"
@@ -118,7 +117,9 @@ def to_kohya(
 def _unet_settings(metadata: dict[str, str]) -> dict:
     """The U-Net's LoraConfig out of diffusers' `lora_adapter_metadata`."""
     try:
-        found = json.loads(metadata.get("lora_adapter_metadata") or "{}")
+        found = parse_json(metadata.get("lora_adapter_metadata") or "{}")
+        if not isinstance(found, dict):
+            raise ValueError(f"it is a {type(found).__name__}")
     except ValueError as error:
         raise CheckpointError(f"its lora_adapter_metadata, which holds its strength, cannot be read ({error}).") from error
     return {key.removeprefix("unet."): value for key, value in found.items() if key.startswith("unet.")}

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from .. import host
 from ..core import inference
+from ..core.latent_space import LATENT_CHANNELS
 from . import types
 from .types import CATEGORY
 
@@ -97,5 +98,5 @@ class DiGSegBaseLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        opened = host.open_named(checkpoint, in_channels=4)
+        opened = host.open_named(checkpoint, in_channels=LATENT_CHANNELS)
         return io.NodeOutput(host.load_model(opened), host.load_clip(opened), host.load_vae(opened))

@@ -97,7 +97,7 @@ def random_moment(run: Path, process: subprocess.Popen, rng: random.Random, star
 
 def kill_at_random(config: Path, run: Path, kills: int, startup: float, seed: int) -> list[dict]:
     """Start and SIGKILL `kills` times."""
-    rng, moments = random.Random(seed), []  # noqa: S311 (no secret)
+    rng, moments = random.Random(seed), []
     for _ in range(kills):
         process = start(config, run)
         moment = random_moment(run, process, rng, startup)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from digseg_nodes.core.checkpoint import CheckpointError, write_safetensors
 from digseg_nodes.core.foreign import describe_not_safetensors
 from digseg_nodes.core.lora_names import adapter_settings, kohya_layer, layers_of, to_kohya
+from digseg_nodes.core.untrusted import check_header
 from train.settings.yaml_config import ConfigError
 
 ADAPTER = "default"
@@ -40,6 +41,7 @@ def save_lora(path: Path, unet: nn.Module, alpha: float, dtype: torch.dtype, met
 
 def read_lora(path: Path) -> dict[str, Tensor]:
     """A LoRA's tensors under kohya's names; CheckpointError when the file is none."""
+    check_header(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata()

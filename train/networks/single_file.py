@@ -11,6 +11,7 @@ from digseg_nodes.core.bare_unet import STABLE_DIFFUSION_UNETS, bare_scheduler
 from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, CheckpointError, Part
 from digseg_nodes.core.latent_space import LATENT_CHANNELS, PROMPT_TOKENS, SCALING_FACTOR
 from digseg_nodes.core.ldm_names import LDM_PREFIX, names_from_ldm
+from digseg_nodes.core.untrusted import check_header
 
 OPENCLIP_PREFIX = "cond_stage_model.model."
 TEXT_WIDTH = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -55,7 +56,7 @@ def is_single_file(path: Path) -> bool:
     """Whether a file holds a Stable Diffusion U-Net with the input channels of one latent in the original names."""
     try:
         shapes = _shapes(path)
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, CheckpointError):
         return False
     shape = shapes.get(LDM_PREFIX["unet"] + "input_blocks.0.0.weight", ())
     return len(shape) == 4 and shape[1] == LATENT_CHANNELS
@@ -97,5 +98,6 @@ def from_openclip(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    check_header(path)
     with safe_open(str(path), framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no dict)
