@@ -46,6 +46,7 @@ from .core.checkpoint import (
     pad_token,
 )
 from .core.ddim import ddim_sample
+from .core.diffusers_folder import pipeline_folders
 from .core.draw import thumbnail
 from .core.engine import Progress
 from .core.file_names import safe_names
@@ -102,10 +103,11 @@ def register_folders(bundled: Path) -> None:
 
 def checkpoint_names() -> list[str]:
     """Names for a loader's list: every .safetensors of the digseg folders, then every diffusers folder in them."""
-    folders = sorted(
-        {p.parent.name for root in folder_paths.get_folder_paths(FOLDER) for p in Path(root).glob("*/model_index.json")}
-    )
-    files = [n for n in folder_paths.get_filename_list(FOLDER) if Path(n).parts[0] not in folders]  # no parts of folders
+    folders = sorted({name for root in folder_paths.get_folder_paths(FOLDER) for name in pipeline_folders(Path(root))})
+    inside = [Path(folder).parts for folder in folders]
+    files = [
+        name for name in folder_paths.get_filename_list(FOLDER) if not any(Path(name).parts[: len(one)] == one for one in inside)
+    ]
     return list(dict.fromkeys(files + folders))
 
 

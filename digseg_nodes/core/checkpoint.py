@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import diffusers_folder
-from .bare_unet import bare_scheduler, bare_unet_config, unet_prefix
+from .bare_unet import WRAPPERS, bare_scheduler, bare_unet_config, unet_prefix, unwrapped
 from .config_checks import check_config
 from .errors import CheckpointError
 from .files import written_atomically
@@ -122,7 +122,7 @@ class Part:
         """The tensor's diffusers / transformers name; None when it is not of this component."""
         if self.names is not None:
             return self.names.get(stored)
-        return stored[len(self.prefix) :] if stored.startswith(self.prefix) else None
+        return unwrapped(stored[len(self.prefix) :]) if stored.startswith(self.prefix) else None
 
 
 @dataclass(frozen=True)
@@ -320,8 +320,10 @@ def _read_config(path: Path, metadata: dict[str, str]) -> CheckpointConfig:
 def _parts_of(path: Path, keys: Iterable[str], config: CheckpointConfig, metadata: dict[str, str]) -> dict[str, Part]:
     if metadata.get("digseg.layout") == LDM_LAYOUT:
         return _ldm_parts(path, keys, config, metadata.get("digseg.text_prefix", ""))
-    present = {k.split(".", 1)[0] for k in keys}
-    return {c: Part([path], f"{c}.") for c in COMPONENTS if c in present}
+    keys = list(keys)
+    outer = next((wrapper for wrapper in WRAPPERS if keys and all(key.startswith(wrapper) for key in keys)), "")
+    present = {key.removeprefix(outer).split(".", 1)[0] for key in keys}
+    return {c: Part([path], f"{outer}{c}.") for c in COMPONENTS if c in present}
 
 
 def _ldm_parts(path: Path, keys: Iterable[str], config: CheckpointConfig, text_prefix: str) -> dict[str, Part]:
@@ -340,8 +342,8 @@ def _open_bare(path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[st
     """A U-Net of Stable Diffusion's size and eight input channels without our metadata, once its masks are known."""
     unet = bare_unet_config(shapes)
     if unet is None or mask_target == "auto":
-        raise CheckpointError(describe_foreign(path, shapes))
-    scheduler = bare_scheduler(unet["cross_attention_dim"], metadata)
+        raise CheckpointError(describe_foreign(path, shapes, known_size=unet is not None))
+    scheduler = bare_scheduler(unet["cross_attention_dim"], metadata, shapes)
     config = CheckpointConfig(unet=unet, scheduler=scheduler, mask_target=mask_target, base_model=path.stem)
     prefix, ldm = unet_prefix(shapes)
     if not ldm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .errors import CheckpointError
@@ -27,6 +28,22 @@ _DDIM_DEFAULTS = {
 """What diffusers' DDIMScheduler takes for a setting that a scheduler_config.json does not mention."""
 
 _DENSE_PREDICTIONS = ("depth", "disparity", "normals", "intrinsics")
+
+
+def pipeline_folders(root: Path) -> list[str]:
+    """Names of the diffusers folders below `root` at any depth, relative to it with slashes; links are followed, as ComfyUI
+    does, and hidden folders and what lies inside a diffusers folder are passed over."""
+    found, seen = [], set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        is_pipeline = "model_index.json" in files and Path(folder) != root
+        real = os.path.realpath(folder)
+        if is_pipeline and real not in seen:
+            found.append(Path(folder).relative_to(root).as_posix())
+        if is_pipeline or real in seen:  # links may lead in circles
+            below.clear()
+        seen.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
+    return sorted(found)
 
 
 def read_configs(folder: Path) -> dict[str, dict]:

@@ -33,9 +33,22 @@ def describe_not_safetensors(path: Path, error: Exception) -> str:
     )
 
 
-def describe_foreign(path: Path, shapes: Shapes) -> str:
-    """An error text for a safetensors file without DiGSeg metadata: names its kind and the way out."""
-    return f"{path.name} is {_kind(shapes)}"
+def describe_foreign(path: Path, shapes: Shapes, known_size: bool = True) -> str:
+    """An error text for a safetensors file without DiGSeg metadata: names its kind and the way out.
+
+    known_size: whether its U-Net could be opened as one of Stable Diffusion's, if it said how its masks are drawn.
+    """
+    kind = _kind(shapes)
+    if kind == _KIND_BY_CHANNELS[SEGMENTER_CHANNELS] and not known_size:
+        kind = _UNKNOWN_SIZE
+    return f"{path.name} is {kind}"
+
+
+_UNKNOWN_SIZE = (
+    f"an {SEGMENTER_CHANNELS}-channel U-Net without DiGSeg metadata and of another size than Stable Diffusion 1.x and 2.x: "
+    "nothing says how its layers are built. The metadata was lost where another tool saved the file; take the file that "
+    "train/finetune.py or train/convert.py wrote."
+)
 
 
 def _kind(shapes: Shapes) -> str:

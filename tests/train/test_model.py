@@ -1,9 +1,12 @@
 """Opening bases and widening the first convolution."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
-from digseg_nodes.core.checkpoint import CheckpointError
+from digseg_nodes.core.checkpoint import CheckpointError, save_checkpoint
 from digseg_nodes.core.schedule import ddim_schedule
 from tests.train.helpers import V_SCHEDULER, tiny_base, tiny_unet
 from train.convert import convert, parse
@@ -37,6 +40,23 @@ def test_random_initialisation_forgets_the_weights_and_is_seeded(base):
     pretrained, first, again = (load_networks(base, init=i, seed=3).unet for i in ("pretrained", "random", "random"))
     assert torch.equal(first.conv_out.weight, again.conv_out.weight)
     assert not torch.equal(first.mid_block.resnets[0].conv1.weight, pretrained.mid_block.resnets[0].conv1.weight)
+
+
+def test_a_model_that_is_not_there_is_named_with_a_way_to_get_it(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no file or folder .*nothing is downloaded") as raised:
+        load_networks(tmp_path / "no.safetensors")
+    assert "huggingface-cli" not in str(raised.value)
+    with pytest.raises(CheckpointError, match="huggingface-cli download owner/name --local-dir name"):
+        load_networks(Path("owner/name"))
+
+
+def test_a_text_encoder_of_another_family_is_refused(base, tmp_path):
+    other = open_base(base)
+    wide = replace(other.config, text_encoder={**other.config.text_encoder, "hidden_size": 24})
+    parts = {part: other.state_dict(part) for part in other.components}
+    save_checkpoint(tmp_path / "other.safetensors", parts, wide, title="t")
+    with pytest.raises(CheckpointError, match=r"are 24 numbers wide, the U-Net of .* reads 16"):
+        load_networks(base, tmp_path / "other.safetensors")
 
 
 def test_vae_and_text_encoder_are_frozen(base):

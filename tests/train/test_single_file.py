@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from digseg_nodes.core.checkpoint import CheckpointError
 from digseg_nodes.core.ldm_names import LDM_PREFIX, translate, unet_modules, vae_modules
 from train.networks import single_file
 from train.networks.bases import load_networks, open_base
@@ -55,6 +56,24 @@ def test_the_networks_equal_those_of_the_parts(base, tmp_path, monkeypatch, text
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert found.config.prediction_type == "epsilon"
+
+
+def test_a_base_without_vae_takes_one_that_is_a_file_of_its_own(base, tmp_path, monkeypatch):
+    original = open_base(base)
+    monkeypatch.setattr(single_file, "STABLE_DIFFUSION_UNETS", {WIDTH: {**original.config.unet, "in_channels": 8}})
+    monkeypatch.setattr(single_file, "TEXT_ENCODERS", {WIDTH: original.config.text_encoder})
+    monkeypatch.setattr(single_file, "VAE", original.config.vae)
+    tensors = {**ldm_parts(original), **clip_parts(original.state_dict("text_encoder"))}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    vae = {name: tensor for name, tensor in tensors.items() if name.startswith("first_stage_model.")}
+    path, alone = tmp_path / "sd.safetensors", tmp_path / "vae.safetensors"
+    save_file({name: tensor for name, tensor in tensors.items() if name not in vae}, path)
+    with pytest.raises(CheckpointError, match=r"has no vae\. Name a checkpoint that has one as `components:`"):
+        load_networks(path)
+    for prefix in ("", "first_stage_model."):
+        save_file({prefix + name.removeprefix("first_stage_model."): tensor for name, tensor in vae.items()}, alone)
+        found, expected = load_networks(path, alone), load_networks(base)
+        assert all(torch.equal(a, b) for a, b in zip(found.vae.parameters(), expected.vae.parameters(), strict=True))
 
 
 def test_the_published_sizes_have_the_published_names():

@@ -18,6 +18,7 @@ from digseg_nodes.core.checkpoint import (
     open_checkpoint,
     save_checkpoint,
 )
+from digseg_nodes.core.diffusers_folder import pipeline_folders
 from digseg_nodes.core.host_saved import METADATA_TENSOR, metadata_tensor
 from digseg_nodes.core.ldm_names import unet_modules
 
@@ -176,6 +177,54 @@ def test_bare_unet_opens_once_its_masks_are_known(tmp_path, width, ldm):
 def test_modelspec_says_the_prediction_type_of_a_bare_unet(tmp_path):
     save_file(bare(1024, True), tmp_path / "u.safetensors", {"modelspec.prediction_type": "epsilon"})
     assert open_checkpoint(tmp_path / "u.safetensors", mask_target="binary").config.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "extra", "found"),
+    [
+        ({"modelspec.predict_key": "epsilon"}, (), "epsilon"),
+        ({"modelspec.predict_key": "v"}, (), "v_prediction"),
+        ({"modelspec.prediction_type": "v_prediction", "modelspec.predict_key": "epsilon"}, (), "v_prediction"),
+        ({}, ("v_pred",), "v_prediction"),
+        ({}, ("v_pred", "ztsnr"), "v_prediction"),
+        ({}, (), "epsilon"),
+    ],
+)
+def test_what_comfyui_saves_says_the_prediction_type(tmp_path, metadata, extra, found):
+    tensors = {**bare(768, True), **{name: torch.zeros(0) for name in extra}}
+    save_file(tensors, tmp_path / "u.safetensors", metadata)
+    scheduler = open_checkpoint(tmp_path / "u.safetensors", mask_target="binary").config.scheduler
+    assert scheduler["prediction_type"] == found
+    assert scheduler.get("rescale_betas_zero_snr", False) == ("ztsnr" in extra)
+
+
+def test_an_unknown_prediction_type_is_refused(tmp_path):
+    save_file(bare(768, True), tmp_path / "u.safetensors", {"modelspec.predict_key": "sample"})
+    with pytest.raises(CheckpointError, match="predicts 'sample'"):
+        open_checkpoint(tmp_path / "u.safetensors", mask_target="binary")
+
+
+@pytest.mark.parametrize("prefix", ["unet.module.", "module.unet.", "module.unet.module.", "_orig_mod.unet."])
+def test_wrapped_names_are_those_of_the_network(tmp_path, prefix):
+    path = tmp_path / "c.safetensors"
+    config = CheckpointConfig(UNET, SCHEDULER)
+    save_file({f"{prefix}conv_in.weight": torch.zeros(32, 8, 3, 3)}, path, describe_config(config, "t"))
+    assert list(open_checkpoint(path).state_dict("unet")) == ["conv_in.weight"]
+
+
+def test_a_unet_of_unknown_size_is_not_told_to_choose_what_it_chose(tmp_path):
+    save_file({"conv_in.weight": torch.zeros(32, 8, 3, 3)}, tmp_path / "u.safetensors")
+    with pytest.raises(CheckpointError, match="nothing says how its layers are built") as raised:
+        open_checkpoint(tmp_path / "u.safetensors", mask_target="binary")
+    assert "choose mask_target" not in str(raised.value)
+
+
+def test_diffusers_folders_are_found_at_any_depth(tmp_path):
+    for name in ("a", "hub/snapshots/abc", "hub/snapshots/abc/unet", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model_index.json").write_text("{}")
+    (tmp_path / "hub/circle").symlink_to(tmp_path / "hub")
+    assert pipeline_folders(tmp_path) == ["a", "hub/snapshots/abc"]
 
 
 def test_metadata_in_a_tensor_is_read_as_the_files_own(tmp_path):

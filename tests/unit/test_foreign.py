@@ -7,6 +7,7 @@ from safetensors.torch import save, save_file
 from digseg_nodes.core.checkpoint import CheckpointError, open_checkpoint
 
 LDM = "model.diffusion_model.input_blocks.0.0.weight"
+TEXT = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 
 
 def conv(channels: int) -> torch.Tensor:
@@ -18,7 +19,8 @@ FOREIGN = {
     "SD U-Net, diffusers": ({"conv_in.weight": conv(4)}, "plain Stable Diffusion model", "train/finetune.py"),
     "SD2 depth": ({LDM: conv(5)}, "guided by depth", "DiGSeg checkpoint is needed"),
     "inpainting": ({LDM: conv(9)}, "inpainting model", "DiGSeg checkpoint to segment"),
-    "8 channels": ({LDM: conv(8)}, "8-channel U-Net without DiGSeg metadata", "mask_target"),
+    "8 channels": ({LDM: conv(8), TEXT: torch.zeros(320, 768)}, "8-channel U-Net without DiGSeg metadata", "mask_target"),
+    "8 channels, odd size": ({LDM: conv(8)}, "of another size than Stable Diffusion", "train/convert.py wrote"),
     "odd channels": ({LDM: conv(7)}, "7 input channels", "has 8"),
     "SDXL": ({LDM: conv(4), "conditioner.embedders.1.model.ln_final.weight": torch.zeros(1)}, "SDXL", "finetune"),
     "SDXL U-Net": ({"conv_in.weight": conv(8), "add_embedding.linear_1.weight": torch.zeros(1)}, "SDXL", "finetune"),

@@ -19,6 +19,8 @@ PLATEAU = 0.1
 """Share of the marked pixels from which an area of one level is a mark of its own and no edge."""
 FEW = 0.02
 """Share of pixels that may lie outside of what a mask says."""
+EDGE = 0.1
+"""Share of the marked pixels in which two readings of one mask may differ."""
 
 
 def read_mask(
@@ -30,8 +32,8 @@ def read_mask(
     naming both, or that says 1 for white.
     """
     with opened(path, page) as image:
-        turn, smeared = orientation(image), is_lossy(image, path)
         colours, alpha = _layers(image, path, page)
+        turn, smeared = orientation(image), is_lossy(image, path)
     colours, alpha = turned(colours, turn), None if alpha is None else turned(alpha, turn)
     if alpha is not None and alpha.min() == alpha.max():
         alpha = None
@@ -120,10 +122,10 @@ def _by_alpha(picture: _Picture) -> np.ndarray:
         coloured = None
     if coloured is not None and _agree(coloured, opaque):
         return opaque
-    hidden = picture.colours[~opaque]
-    if coloured is None and not picture.smeared and _one_colour(hidden):
+    hidden, drawn = picture.colours[~opaque], coloured is not None and _black_and_one_colour(seen)
+    if not drawn and _one_colour(hidden):
         return opaque  # a thing cut out: nothing is left of the photo around it
-    if coloured is not None and hidden.max() < FAINT:
+    if drawn and hidden.max() < FAINT:
         return coloured
     raise picture.error(
         f"has transparent parts and colours that say something else ({1 - opaque.mean():.0%} is transparent): the thing may be "
@@ -138,8 +140,16 @@ def _one_colour(colours: np.ndarray) -> bool:
     return (np.abs(colours - middle).max(1) <= SAME).mean() >= 1 - FEW
 
 
+def _black_and_one_colour(colours: np.ndarray) -> bool:
+    """Whether nearly all of [N,3] is black or one colour, as in a mask and unlike in a photo."""
+    lit = colours.max(1) >= FAINT
+    near = np.abs(colours - _commonest(colours[lit])).max(1) <= SAME if lit.any() else lit
+    return (near | ~lit).mean() >= 1 - EDGE
+
+
 def _agree(one: np.ndarray, other: np.ndarray) -> bool:
-    return (one != other).mean() <= FEW and (one & other).any()
+    """Whether two readings differ at the edge at most."""
+    return (one != other).sum() <= EDGE * (one | other).sum()
 
 
 def _by_colour(picture: _Picture) -> np.ndarray:

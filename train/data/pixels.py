@@ -123,7 +123,7 @@ def upright_size(path: Path, page: int | None = None) -> tuple[int, int]:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an open image holds more than 8 bits a channel."""
+    """Whether an open image, whose pixels and EXIF data nobody has read yet, holds more than 8 bits a channel."""
     return image.mode.startswith("I") or image.mode == "F" or any(_raw_mode(tile)[-3:] in OTHER_BYTE for tile in image.tile)
 
 
@@ -174,12 +174,12 @@ def read_photo(
     and white of photos of more than 8 bits, by their stored values and file.
     """
     with opened(path, page) as image:
-        turn = orientation(image)
         if is_deep(image):
             deep = deep_values(image, path, page)
             pixels = eight_bit(deep, levels(deep, path))
         else:
             pixels = np.asarray(image.convert("RGB"))
+        turn = orientation(image)
     upright = turned(pixels, turn)
     stored = size == pixels.shape[:2] != upright.shape[:2]
     return np.ascontiguousarray(pixels if stored else upright)

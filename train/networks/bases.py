@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from digseg_nodes.core.checkpoint import TEXT_PREFIX, Checkpoint, CheckpointConfig, CheckpointError, not_finite, open_checkpoint
 from digseg_nodes.core.latent_space import LATENT_CHANNELS, SCALING_FACTOR, segments, unet_input_channels
 from digseg_nodes.core.schedule import alphas_cumprod
-from train.networks.single_file import is_single_file, open_single_file
+from train.networks.single_file import is_single_file, open_single_file, open_vae_file
 
 
 @dataclass
@@ -47,6 +47,8 @@ def open_base(path: Path) -> Checkpoint:
 
     Raises CheckpointError for anything else.
     """
+    if not path.exists():
+        raise CheckpointError(missing(path))
     try:
         return open_checkpoint(path, in_channels=LATENT_CHANNELS)
     except CheckpointError as first:
@@ -58,24 +60,57 @@ def open_base(path: Path) -> Checkpoint:
             raise first from None
 
 
+def missing(path: Path) -> str:
+    """An error text for a model that is not there."""
+    text = (
+        f"There is no file or folder {path}. Name a .safetensors file or a diffusers folder on this machine; nothing is "
+        "downloaded."
+    )
+    if len(path.parts) == 2 and not path.suffix and not path.is_absolute():
+        text += (
+            f" If it is the name of a Hugging Face repository, download that first: huggingface-cli download {path.as_posix()} "
+            f"--local-dir {path.name}"
+        )
+    return text
+
+
+def open_components(path: Path | None, checkpoint: Checkpoint) -> dict[str, Checkpoint]:
+    """Which checkpoint VAE and text encoder come from: from `path` what it holds (it may be a VAE alone), else the base's."""
+    other = checkpoint
+    if path is not None:
+        other = (open_vae_file(path) if path.is_file() else None) or open_base(path)
+    return {name: other if name in other.components else checkpoint for name in ("vae", "text_encoder")}
+
+
 def load_networks(base: Path, components: Path | None = None, init: str = "pretrained", seed: int = 0) -> Networks:
     """Load a base; `components` names a second checkpoint for the VAE and text encoder of a U-Net-only file.
 
     init "random" keeps the architecture and forgets the U-Net's weights (for comparisons).
     """
     checkpoint = open_base(base)
-    other = open_base(components) if components else checkpoint
+    parts = open_components(components, checkpoint)
+    _check_widths(checkpoint, parts["text_encoder"])
     unet = load_unet(checkpoint, init, seed)
-    vae = _load(AutoencoderKL.from_config, other, "vae").eval().requires_grad_(False)
-    text = _load(text_model, other, "text_encoder").eval().requires_grad_(False)
+    vae = _load(AutoencoderKL.from_config, parts["vae"], "vae").eval().requires_grad_(False)
+    text = _load(text_model, parts["text_encoder"], "text_encoder").eval().requires_grad_(False)
     config = replace(
         checkpoint.config,
         unet=plain_config(unet),
-        vae=other.config.vae,
-        text_encoder=other.config.text_encoder,
+        vae=parts["vae"].config.vae,
+        text_encoder=parts["text_encoder"].config.text_encoder,
         base_model=checkpoint.config.base_model or base.stem,
     )
     return Networks(unet, vae, text, config)
+
+
+def _check_widths(unet: Checkpoint, text: Checkpoint) -> None:
+    """CheckpointError for a text encoder whose texts the U-Net cannot read."""
+    reads, writes = unet.config.unet.get("cross_attention_dim"), (text.config.text_encoder or {}).get("hidden_size")
+    if isinstance(reads, int) and writes is not None and reads != writes:
+        raise CheckpointError(
+            f"The texts of {text.path} are {writes} numbers wide, the U-Net of {unet.path} reads {reads}: Stable Diffusion 1.x "
+            "(768) and 2.x (1024) do not fit together. Name `components:` of the family of the U-Net."
+        )
 
 
 def load_unet(checkpoint: Checkpoint, init: str = "pretrained", seed: int = 0) -> UNet2DConditionModel:

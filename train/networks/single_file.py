@@ -1,6 +1,5 @@
 """Stable Diffusion 1.x and 2.x in one .safetensors file of the original names, as a base to fine-tune."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -52,6 +51,9 @@ class SingleFile(Checkpoint):
         return from_openclip({k.removeprefix(OPENCLIP_PREFIX): v for k, v in tensors.items()}, layers)
 
 
+_VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "loss.")
+
+
 def is_single_file(path: Path) -> bool:
     """Whether a file holds a Stable Diffusion U-Net with the input channels of one latent in the original names."""
     try:
@@ -76,11 +78,28 @@ def open_single_file(path: Path) -> Checkpoint:
     unet = {**STABLE_DIFFUSION_UNETS[width], "in_channels": LATENT_CHANNELS}
     configs = {"unet": unet, "vae": VAE, "text_encoder": TEXT_ENCODERS[width]}
     parts = {name: Part([path], names=names_from_ldm(name, shapes, configs[name])) for name in configs}
+    parts = {name: part for name, part in parts.items() if part.names}
     openclip = {name: name for name in shapes if name.startswith(OPENCLIP_PREFIX)}
     if openclip:
-        parts["text_encoder"] = replace(parts["text_encoder"], names=openclip)
-    config = CheckpointConfig(**configs, scheduler=bare_scheduler(width, metadata), base_model=path.stem)
+        parts["text_encoder"] = Part([path], names=openclip)
+    config = CheckpointConfig(**configs, scheduler=bare_scheduler(width, metadata, shapes), base_model=path.stem)
     return SingleFile(path, config, parts, metadata)
+
+
+def open_vae_file(path: Path) -> Checkpoint | None:
+    """A Stable Diffusion VAE alone in a .safetensors file, in the original names or diffusers'; None for any other file."""
+    try:
+        shapes = _shapes(path)
+    except (OSError, SafetensorError):
+        return None
+    plain = {name.removeprefix(LDM_PREFIX["vae"]).removeprefix("vae.") for name in shapes}
+    if not {"encoder.conv_in.weight", "decoder.conv_out.weight"} <= plain or not all(one.startswith(_VAE_PARTS) for one in plain):
+        return None
+    stored = {LDM_PREFIX["vae"] + name.removeprefix(LDM_PREFIX["vae"]).removeprefix("vae."): name for name in shapes}
+    names = {stored[name]: ours for name, ours in names_from_ldm("vae", stored, VAE).items()}
+    names = {name: ours.removeprefix(LDM_PREFIX["vae"]) for name, ours in names.items()}
+    config = CheckpointConfig(unet={}, scheduler={}, vae=VAE, base_model=path.stem)
+    return Checkpoint(path, config, {"vae": Part([path], names=names)})
 
 
 def from_openclip(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
