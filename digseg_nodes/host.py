@@ -640,7 +640,7 @@ def sample(
 class HostEngine:
     """ComfyUI's networks as the Engine of core/inference.py: MODEL, CLIP and VAE, as far as a node has them.
 
-    resolution_from: a MODEL or None that is asked for the resolution alone.
+    resolution_from: a MODEL or None that is asked for the resolution and the shape of photos alone.
     """
 
     model: ModelPatcher | None = None
@@ -656,9 +656,18 @@ class HostEngine:
     @property
     def resolution(self) -> int:
         """The training resolution of the MODEL, else of the VAE's checkpoint, else DEFAULT_RESOLUTION."""
+        return self._seen.resolution if self._seen else DEFAULT_RESOLUTION
+
+    @property
+    def photo_shape(self) -> str:
+        """How the same checkpoint saw photos that are not square; whole where nothing says so."""
+        return self._seen.photo_shape if self._seen else "whole"
+
+    @property
+    def _seen(self) -> CheckpointConfig | None:
+        """The config of the MODEL, else of the VAE's checkpoint."""
         model = self.model or self.resolution_from
-        config = getattr(getattr(model, "model", None), "digseg_config", None) or getattr(self.vae, "digseg_config", None)
-        return config.resolution if config else DEFAULT_RESOLUTION
+        return getattr(getattr(model, "model", None), "digseg_config", None) or getattr(self.vae, "digseg_config", None)
 
     def check_vae(self) -> None:
         """See `check_vae`."""

@@ -20,6 +20,7 @@ from .config_checks import check_config
 from .errors import CheckpointError
 from .files import written_atomically
 from .foreign import describe_foreign, describe_not_safetensors
+from .geometry import PHOTO_SHAPES
 from .host_saved import LARGEST, METADATA_TENSOR, metadata_of
 from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 from .ldm_names import LDM_PREFIX, names_from_ldm
@@ -55,7 +56,9 @@ class CheckpointConfig:
     unet, vae, text_encoder, scheduler: configs as diffusers / transformers write them (vae and text_encoder None when
     the file has no such part). mask_target: how masks are drawn, `binary` (white on black, the paper's 3.4) or
     `overlay` (white on the photo). default_steps: DDIM steps. initial_noise: `gaussian` (3.7) or `zero` (one-step
-    checkpoints). threshold: the paper's τ in [0, 1]. resolution: longest image side in pixels seen in training.
+    checkpoints). threshold: the paper's τ in [0, 1]. resolution: longest image side in pixels seen in training. photo_shape:
+    how photos that are not square were shaped in training, of geometry.PHOTO_SHAPES; files that do not say were padded to a
+    square.
     """
 
     unet: dict
@@ -69,9 +72,11 @@ class CheckpointConfig:
     resolution: int = 512
     class_names: list[str] = field(default_factory=list)
     base_model: str = ""
+    photo_shape: str = "square"
 
     def __post_init__(self):
         check_config({f.name: getattr(self, f.name) for f in fields(self)})
+        _one_of("photo_shape", self.photo_shape, PHOTO_SHAPES)
         _one_of("prediction_type", self.prediction_type, PREDICTION_TYPES)
         _one_of("mask_target", self.mask_target, MASK_TARGETS)
         _one_of("initial_noise", self.initial_noise, INITIAL_NOISES)
@@ -344,7 +349,7 @@ def _open_bare(path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[st
     if unet is None or mask_target == "auto":
         raise CheckpointError(describe_foreign(path, shapes, known_size=unet is not None))
     scheduler = bare_scheduler(unet["cross_attention_dim"], metadata, shapes)
-    config = CheckpointConfig(unet=unet, scheduler=scheduler, mask_target=mask_target, base_model=path.stem)
+    config = CheckpointConfig(unet=unet, scheduler=scheduler, mask_target=mask_target, base_model=path.stem, photo_shape="whole")
     prefix, ldm = unet_prefix(shapes)
     if not ldm:
         return Checkpoint(path, config, {"unet": Part([path], prefix)}, metadata)
@@ -376,6 +381,7 @@ def _open_folder(path: Path, mask_target: str) -> Checkpoint:
         scheduler=diffusers_folder.read_scheduler(path),
         base_model=path.name,
         mask_target="binary" if mask_target == "auto" else mask_target,
+        photo_shape="whole",
         **diffusers_folder.pipeline_defaults(path),
         **configs,
     )

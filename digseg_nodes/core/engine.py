@@ -51,6 +51,10 @@ class Engine(Protocol):
     def resolution(self) -> int:
         """Longest side in pixels that the network was trained at."""
 
+    @property
+    def photo_shape(self) -> str:
+        """How it saw photos that are not square, of geometry.PHOTO_SHAPES."""
+
     def check_vae(self) -> None:
         """Raises ValueError unless there is a VAE whose latents the U-Net reads."""
 

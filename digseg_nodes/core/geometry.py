@@ -9,6 +9,13 @@ from torch import Tensor
 
 from .latent_space import PIXELS_PER_LATENT
 
+PHOTO_SHAPES = ("own", "whole", "square")
+"""How a photo that is not square becomes what the network sees, its longest side at the resolution. own: the short side
+goes to the nearest multiple of `shape_step`. whole: to the photo's aspect, filled up to a multiple of PIXELS_PER_LATENT.
+square: to the photo's aspect, filled up to a square."""
+SMALLEST_SIDE = 64
+"""Pixels; a shorter side is filled up to it, as far as the resolution allows."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -19,14 +26,28 @@ class Geometry:
     padded: tuple[int, int]
 
 
-def plan_geometry(height: int, width: int, resolution: int) -> Geometry:
-    """Aspect kept, the longest side becomes `resolution` pixels; short sides are padded to a multiple of
-    PIXELS_PER_LATENT, at least 64."""
+def shape_step(resolution: int) -> int:
+    """Sides of photos in their own shape are multiples of this: a sixteenth of the resolution, a multiple of 8."""
+    return max(1, resolution // (16 * PIXELS_PER_LATENT)) * PIXELS_PER_LATENT
+
+
+def plan_geometry(height: int, width: int, resolution: int, shape: str = "whole") -> Geometry:
+    """How a photo is seen: its longest side becomes `resolution` pixels, the other as `shape` of PHOTO_SHAPES says; both are
+    filled up to a multiple of PIXELS_PER_LATENT, at least SMALLEST_SIDE."""
     scale = resolution / max(height, width)
-    resized = (max(1, round(height * scale)), max(1, round(width * scale)))
-    smallest = min(64, -(-resolution // PIXELS_PER_LATENT) * PIXELS_PER_LATENT)
-    padded = tuple(max(smallest, -(-side // PIXELS_PER_LATENT) * PIXELS_PER_LATENT) for side in resized)
-    return Geometry((height, width), resized, padded)
+    resized = [max(1, round(side * scale)) for side in (height, width)]
+    full = _filled(resolution)
+    smallest = min(SMALLEST_SIDE, full)
+    if shape == "own":
+        step = shape_step(resolution)
+        resized = [side if side < smallest else min(resolution, max(smallest, round(side / step) * step)) for side in resized]
+    padded = tuple(full if shape == "square" else max(smallest, _filled(side)) for side in resized)
+    return Geometry((height, width), tuple(resized), padded)
+
+
+def _filled(side: int) -> int:
+    """The next multiple of PIXELS_PER_LATENT."""
+    return -(-side // PIXELS_PER_LATENT) * PIXELS_PER_LATENT
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -156,7 +156,8 @@ def encode_image(engine: Engine, image: Tensor, settings: ImageSettings, progres
     plan = settings.plan(image)
     frames = tiles.cut_tiles(image, plan) if plan else image
     frames = torch.stack([frames, frames.flip(2)], 1).flatten(0, 1) if settings.mirror else frames  # [F*2,H,W,C]
-    fitted = geometry.plan_geometry(frames.shape[1], frames.shape[2], settings.resolution or engine.resolution)
+    resolution = settings.resolution or engine.resolution
+    fitted = geometry.plan_geometry(frames.shape[1], frames.shape[2], resolution, engine.photo_shape)
     progress = progress or engine.progress(Workload.of_image(image, settings).total)
     latents = []
     for frame in frames.split(1):

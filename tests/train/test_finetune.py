@@ -286,10 +286,10 @@ def test_masks_painted_on_the_photo(config_file):
     trainer = Trainer(load_config(config_file, ["steps=1", "target=overlay"]))
     trainer.run()
     assert open_checkpoint(trainer.config.output / "digseg.safetensors").config.mask_target == "overlay"
-    table, masks = trainer.batches.sampler.table, trainer.batches.masks
+    table, rows = trainer.batches.sampler.table, trainer.batches.rows[0]
     absent = table.absent > 0
-    assert torch.equal(masks[table.mask[absent]], trainer.batches.images[table.image[absent]])  # nothing painted
-    assert not torch.equal(masks[table.mask[~absent]], trainer.batches.images[table.image[~absent]])
+    assert torch.equal(rows.masks[table.mask[absent]], rows.images[table.image[absent]])  # nothing painted
+    assert not torch.equal(rows.masks[table.mask[~absent]], rows.images[table.image[~absent]])
 
 
 def test_tensorboard_gets_the_figures(config_file):

@@ -92,10 +92,10 @@ def test_unlabelled_pixels_leave_the_loss(config_file, data, tmp_path):
 
 def test_what_can_be_asked_is_read_once(tmp_path, data, monkeypatch):
     (source, _) = open_split(load_data(data), "train")[0]
-    first = FreshSamples(tmp_path).add(source)
+    first = FreshSamples(tmp_path, 64).add(source)
     with (tmp_path / "queries.jsonl").open("ab") as file:
         file.write(b'{"id": "half')  # a killed writer
     monkeypatch.setattr(type(source), "sample", None)
-    assert FreshSamples(tmp_path).add(source) == first
+    assert FreshSamples(tmp_path, 64).add(source) == first
     assert [query.name for query, _ in first[0].queries] == ["box", "disc"]
-    assert replace(first[1], image=b"") == replace(FreshSamples(tmp_path).entries[source.identity(1)], image=b"")
+    assert replace(first[1], image=b"") == replace(FreshSamples(tmp_path, 64).entries[source.identity(1)], image=b"")

@@ -12,17 +12,20 @@ from train.networks.bases import load_networks
 from train.networks.text_encoding import TextCache
 
 
-def table() -> SampleTable:
-    """90 x class 0, 10 x class 1, 10 hard and 10 random absent prompts."""
+def table(shapes: int = 1) -> SampleTable:
+    """90 x class 0, 10 x class 1, 10 hard and 10 random absent prompts, in turn of `shapes` shapes."""
+    shape = np.arange(120) % shapes
+    sizes = [(64, 64 + 8 * number) for number in range(shapes)]
     kinds = np.repeat([0, 1, 2], [100, 10, 10])
     classes = np.concatenate([np.repeat([0, 1], [90, 10]), np.zeros(20, np.int64)])
     one = np.arange(120)
-    return SampleTable(one, one, one, one * 0 - 1, one, one * 0 + 1, classes, kinds, np.full(120, 1 / 120), one, ["a", "b"])
+    shares = np.full(120, 1 / 120)
+    return SampleTable(one, one, one, one * 0 - 1, one, one * 0 + 1, classes, kinds, shares, shape, one, ["a", "b"], sizes)
 
 
-def shares(absent: float = 0.2, hard: float = 0.7, balance: float = 0.0) -> tuple[np.ndarray, float]:
-    sampler = Sampler(table(), 0, absent, hard, balance)
-    at = np.concatenate([sampler.draw(step, 500)[0] for step in range(20)])
+def shares(absent: float = 0.2, hard: float = 0.7, balance: float = 0.0, shapes: int = 1) -> tuple[np.ndarray, float]:
+    sampler = Sampler(table(shapes), 0, absent, hard, balance)
+    at = np.concatenate([sampler.draw(step, 500, 4)[0] for step in range(20)])
     kinds = np.bincount(sampler.table.absent[at], minlength=3) / len(at)
     present = at[sampler.table.absent[at] == 0]
     return kinds, float((sampler.table.class_id[present] == 1).mean())
@@ -36,6 +39,18 @@ def test_absent_prompts_have_their_shares():
 @pytest.mark.parametrize(("balance", "rare"), [(0.0, 0.1), (1.0, 0.5)])
 def test_balance_moves_from_natural_to_equal_frequencies(balance, rare):
     assert shares(balance=balance)[1] == pytest.approx(rare, abs=0.02)
+
+
+def test_shapes_change_no_share():
+    kinds, _ = shares(absent=0.2, hard=0.7, shapes=3)
+    assert kinds == pytest.approx([0.8, 0.14, 0.06], abs=0.025)
+    assert shares(balance=1.0, shapes=3)[1] == pytest.approx(0.5, abs=0.04)
+
+
+def test_a_micro_batch_holds_one_shape_and_every_shape_comes_up():
+    sampler = Sampler(table(3), 0, 0.2, 0.5, 0.5)
+    shapes = np.stack([sampler.table.shape[sampler.draw(step, 12, 4)[0]].reshape(3, 4) for step in range(20)])
+    assert (shapes == shapes[..., :1]).all() and set(shapes.flat) == {0, 1, 2}
 
 
 def test_a_draw_depends_on_seed_and_step_alone():
@@ -54,7 +69,7 @@ def test_sources_of_a_mix_are_drawn_by_their_weights(base, data, tmp_path):
     )
     sources = open_split(load_data(tmp_path / "mix.yaml"), "train")
     texts = TextCache(tmp_path, load_networks(base).text_encoder)
-    mixed = build_table(sources, FreshSamples(tmp_path), texts)
+    mixed = build_table(sources, FreshSamples(tmp_path, 64), texts)
     from_first = mixed.image < len(sources[0][0])
     assert mixed.weight[from_first].sum() == pytest.approx(0.75)
     sampler = Sampler(mixed, 0, absent=0.0, hard_absent=0.0, balance=0.0)

@@ -1,6 +1,6 @@
-"""From a sample's own pixels to the square tensors that are encoded."""
+"""From a sample's own pixels to the tensors that are encoded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from train.data.base import Sample
 
 @dataclass(frozen=True)
 class Prepared:
-    """pixels [3,R,R] in [-1,1]; masks bool [K,R,R] of the present queries in their order; valid bool [R/8,R/8] or None
+    """pixels [3,H,W] in [-1,1]; masks bool [K,H,W] of the present queries in their order; valid bool [H/8,W/8] or None
     when every label is known."""
 
     pixels: Tensor
@@ -23,49 +23,57 @@ class Prepared:
     valid: Tensor | None
 
 
-def prepare(sample: Sample, resolution: int) -> Prepared:
-    """Fit a sample into a square of `resolution` pixels as the nodes do: longest side scaled, the rest padded.
+def prepare(sample: Sample, resolution: int, shape: str = "own", like: tuple[int, int] | None = None) -> Prepared:
+    """A sample as the network sees it, by the very plan the nodes follow: the longest side at `resolution`.
 
-    Padding repeats the border in the image and counts as unlabelled. Masks are resized by nearest neighbour.
+    shape: of geometry.PHOTO_SHAPES. What is filled up repeats the border in the image and counts as unlabelled. like: (height,
+    width) of another photo to plan for, so that versions of an image come out as large as it.
     """
     height, width = sample.image.shape[:2]
-    geometry = plan_geometry(height, width, resolution)
+    geometry = replace(plan_geometry(*(like or (height, width)), resolution, shape), original=(height, width))
     present = [query.mask for query in sample.queries if query.mask is not None]
     masks = np.stack(present) if present else np.zeros((0, height, width), bool)
-    known = _fit_flags(
-        ~sample.ignore[None] if sample.ignore is not None else np.ones((1, height, width), bool), geometry, resolution
-    )
+    unknown = np.zeros((1, height, width), bool) if sample.ignore is None else sample.ignore[None]
+    known = _filled_up(_shrunk(~unknown, geometry) > 0, geometry)
     return Prepared(
-        _fit_image(sample.image, geometry, resolution), _fit_flags(masks, geometry, resolution), _valid_latents(known)
+        fit(from_bytes(sample.image)[None], geometry)[0] * 2 - 1,  # [H,W,3] uint8 -> [3,h,w] in [-1,1]
+        _filled_up(shrink_masks(masks, geometry), geometry),
+        _valid_latents(known),
     )
 
 
-def _fit_image(image: np.ndarray, geometry: Geometry, resolution: int) -> Tensor:
-    pixels = fit(from_bytes(image)[None], geometry)[0]  # [H,W,3] uint8 -> [3,h,w] in [0,1]
-    return _pad(pixels[None], resolution, "replicate")[0] * 2 - 1
+def shrink_masks(masks: np.ndarray, geometry: Geometry) -> Tensor:
+    """Masks bool [K,H,W] at the size a photo is resized to, bool [K,*geometry.resized]; none that shows something turns empty.
+
+    A pixel is selected where more than half of it is covered, or, for what is smaller than a pixel everywhere, more than half of
+    what its best pixel is.
+    """
+    covered = _shrunk(masks, geometry)
+    best = covered.flatten(1).amax(1) if len(covered) else covered.new_zeros(0)
+    return covered > 0.5 * best.view(-1, 1, 1)
 
 
-def _fit_flags(flags: np.ndarray, geometry: Geometry, resolution: int) -> Tensor:
+def _shrunk(flags: np.ndarray, geometry: Geometry) -> Tensor:
+    """Share of each pixel that is set: bool [K,H,W] -> float32 [K,*geometry.resized]."""
     tensor = torch.from_numpy(flags)[:, None].float()  # [K,H,W] -> [K,1,H,W]
-    if flags.shape[0] and tuple(flags.shape[1:]) != geometry.resized:
-        tensor = F.interpolate(tensor, size=geometry.resized, mode="nearest-exact")
-    if not flags.shape[0]:
-        tensor = torch.zeros((0, 1, *geometry.resized))
-    return _pad(tensor, resolution, "constant")[:, 0] > 0.5
+    if not len(flags):
+        return torch.zeros((0, *geometry.resized))
+    return tensor[:, 0] if flags.shape[1:] == geometry.resized else F.adaptive_avg_pool2d(tensor, geometry.resized)[:, 0]
 
 
-def _pad(tensor: Tensor, resolution: int, mode: str) -> Tensor:
-    right, bottom = resolution - tensor.shape[-1], resolution - tensor.shape[-2]
-    return F.pad(tensor, (0, right, 0, bottom), mode=mode) if right or bottom else tensor
+def _filled_up(flags: Tensor, geometry: Geometry) -> Tensor:
+    """Flags bool [K,*geometry.resized] -> [K,*geometry.padded], unset where the photo was filled up."""
+    bottom, right = (p - r for p, r in zip(geometry.padded, geometry.resized, strict=True))
+    return F.pad(flags, (0, right, 0, bottom))
 
 
 def _valid_latents(known: Tensor) -> Tensor | None:
-    """A latent counts when any of its 8x8 pixels is labelled: [1,R,R] -> [R/8,R/8], None when all are."""
+    """A latent counts when any of its 8x8 pixels is labelled: [1,H,W] -> [H/8,W/8], None when all are."""
     if known.all():
         return None
     return F.max_pool2d(known.float(), PIXELS_PER_LATENT)[0] > 0.5
 
 
 def mask_pixels(masks: Tensor) -> Tensor:
-    """The paper's segmentation map (section 3.4): {0,1} to {-1,+1} in three equal channels. [K,R,R] -> [K,3,R,R]."""
+    """The paper's segmentation map (section 3.4): {0,1} to {-1,+1} in three equal channels. [K,H,W] -> [K,3,H,W]."""
     return (masks.float() * 2 - 1)[:, None].expand(-1, 3, -1, -1)

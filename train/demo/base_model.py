@@ -54,7 +54,7 @@ def encode_scenes(out: Path, cache: Path, scenes: dict, limit: int) -> int:
     vae = frozen_parts(out)[0].to(memory_format=torch.channels_last)
     latents = LatentCache(cache, vae, 128, batch=2)  # two pictures at once are fastest on one core
     latents.add(source(scenes, limit))
-    return len(latents.masks)
+    return len(latents.stores((128, 128)).masks)
 
 
 class Latents:
@@ -64,7 +64,7 @@ class Latents:
         self.vae, self.encoder = frozen_parts(out)
         self.source = source(scenes, None)
         self.captions = SceneCache(out / "scenes").captions
-        self.latents, self.texts = LatentCache(cache, self.vae, 128), TextCache(cache, self.encoder)
+        self.latents, self.texts = LatentCache(cache, self.vae, 128).stores((128, 128)), TextCache(cache, self.encoder)
         self.none = encode_texts(self.encoder, [""])[0]
         self.refresh()
 

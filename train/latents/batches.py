@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.latents.latent_cache import LatentCache
+from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from train.latents.latent_cache import LatentCache, Stores
 from train.latents.sampler import Sampler
 from train.learning.noise import annealed_strength, multi_scale_noise
 from train.learning.objective import draw_timesteps
@@ -68,7 +69,7 @@ class WorkShare:
 
 
 class Batches(torch.utils.data.Dataset, ABC):
-    """One process's micro-batches by step number; `shape` is that of a latent, (4, h, w)."""
+    """One process's micro-batches by step number; a micro-batch holds one shape of the table's. channels: of a latent."""
 
     def __init__(
         self,
@@ -77,22 +78,22 @@ class Batches(torch.utils.data.Dataset, ABC):
         texts: TextCache,
         share: WorkShare,
         train_timesteps: int,
-        shape: tuple[int, int, int],
+        channels: int,
     ):
         self.config, self.sampler, self.share = config, sampler, share
-        self.train_timesteps, self.shape, self.texts = train_timesteps, shape, texts.store.rows()
+        self.train_timesteps, self.channels, self.texts = train_timesteps, channels, texts.store.rows()
         self.needs_truth = config.objective == "end_to_end" and config.end_to_end.loss != "latent"
 
     def __len__(self) -> int:
         return self.config.steps
 
     def __getitem__(self, step: int) -> list[Batch]:
-        at, phrases = self.sampler.draw(step, self.share.total)
-        timesteps, noise = self._noise(step)
+        at, phrases = self.sampler.draw(step, self.share.total, self.share.size)
+        timesteps, noise = self._noise(step, at)
         return [
             Batch(
                 **{"image": None, "mask": None, **self.pictures(step, at, part)},
-                noise=noise[part],
+                noise=noise[part.start // self.share.size],
                 text=rows_of(self.texts, phrases[part]),
                 timesteps=timesteps[part],
             )
@@ -103,15 +104,25 @@ class Batches(torch.utils.data.Dataset, ABC):
     def pictures(self, step: int, at: np.ndarray, part: slice) -> dict[str, Tensor | None]:
         """The fields of a Batch that show images and masks, of the samples at[part] of a step."""
 
-    def _noise(self, step: int) -> tuple[Tensor, Tensor]:
-        shape = (self.share.total, *self.shape)
+    def shape_at(self, number: int) -> tuple[int, int]:
+        """(height, width) in pixels of a sample of the table."""
+        return self.sampler.table.shapes[self.sampler.table.shape[number]]
+
+    def _noise(self, step: int, at: np.ndarray) -> tuple[Tensor, list[Tensor]]:
+        """Timesteps [total], and the noise [size,4,h,w] of every micro-batch of all processes."""
+        size, total = self.share.size, self.share.total
+        shapes = [self.shape_at(number) for number in at[::size]]
+        latents = [(self.channels, *(side // PIXELS_PER_LATENT for side in shape)) for shape in shapes]
         if self.config.objective == "end_to_end":
-            return torch.full((shape[0],), self.train_timesteps - 1), torch.zeros(shape)
+            return torch.full((total,), self.train_timesteps - 1), [torch.zeros((size, *latent)) for latent in latents]
         settings, generator = self.config.noise, step_generator(self.config.seed, step)
-        timesteps = draw_timesteps(shape[0], self.train_timesteps, generator, settings.high_share, settings.high_from)
+        timesteps = draw_timesteps(total, self.train_timesteps, generator, settings.high_share, settings.high_from)
         share = timesteps if settings.annealed else torch.full_like(timesteps, self.train_timesteps)
         strength = annealed_strength(share, settings.strength, self.train_timesteps)
-        return timesteps, multi_scale_noise(shape, strength, generator)
+        if len(set(latents)) == 1:
+            return timesteps, list(multi_scale_noise((total, *latents[0]), strength, generator).split(size))
+        parts = zip(latents, strength.split(size), strict=True)
+        return timesteps, [multi_scale_noise((size, *latent), part, generator) for latent, part in parts]
 
 
 def rows_of(store: Tensor, rows: np.ndarray) -> Tensor:
@@ -123,29 +134,45 @@ class CachedBatches(Batches):
     """Batches of cached latents."""
 
     def __init__(self, config: TrainConfig, sampler: Sampler, latents: LatentCache, texts: TextCache, share, timesteps: int):
-        super().__init__(config, sampler, texts, share, timesteps, latents.images.shape)
-        self.images, self.masks, self.valid = latents.images.rows(), latents.masks.rows(), latents.valid.rows()
-        self.bits = latents.bits.rows() if self.needs_truth else None
+        super().__init__(config, sampler, texts, share, timesteps, latents.vae.config.latent_channels)
+        self.rows = [Rows.of(latents.stores(shape)) for shape in sampler.table.shapes]
         self.partly_known = bool((sampler.table.valid >= 0).any())
 
     def pictures(self, step: int, at: np.ndarray, part: slice) -> dict[str, Tensor | None]:
         table, at = self.sampler.table, at[part]
+        rows = self.rows[table.shape[at[0]]]
         return {
-            "image": rows_of(self.images, table.image[at]),
-            "mask": rows_of(self.masks, table.mask[at]),
-            "valid": self._valid(table.valid[at]),
-            "truth": self._truth(table.bits[at]),
+            "image": rows_of(rows.images, table.image[at]),
+            "mask": rows_of(rows.masks, table.mask[at]),
+            "valid": _known(rows.valid, table.valid[at]) if self.partly_known else None,
+            "truth": _unpacked(rows.bits, table.bits[at], self.shape_at(at[0])) if self.needs_truth else None,
         }
 
-    def _valid(self, rows: np.ndarray) -> Tensor | None:
-        if not self.partly_known:
-            return None
-        known = rows_of(self.valid, np.maximum(rows, 0))  # [B,1,h,w]
-        return torch.where(torch.from_numpy(rows < 0).view(-1, 1, 1, 1), 1.0, known)
 
-    def _truth(self, rows: np.ndarray) -> Tensor | None:
-        if self.bits is None:
-            return None
-        packed = self.bits[torch.from_numpy(rows)].numpy()  # [B, R*R/8]
-        flat = np.unpackbits(packed, axis=1)
-        return torch.from_numpy(flat).view(-1, self.config.resolution, self.config.resolution).float()
+@dataclass(frozen=True)
+class Rows:
+    """The memory-mapped rows of one shape: latents, mask latents, masks bit by bit, known labels."""
+
+    images: Tensor
+    masks: Tensor
+    bits: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, stores: Stores) -> "Rows":
+        """What the stores hold now."""
+        return cls(stores.images.rows(), stores.masks.rows(), stores.bits.rows(), stores.valid.rows())
+
+
+def _known(store: Tensor, rows: np.ndarray) -> Tensor:
+    """Where labels are known, [B,1,h,w] float32; row -1 is known all over."""
+    if (rows < 0).all():
+        return torch.ones((len(rows), *store.shape[1:]))
+    known = rows_of(store, np.maximum(rows, 0))
+    return torch.where(torch.from_numpy(rows < 0).view(-1, 1, 1, 1), 1.0, known)
+
+
+def _unpacked(store: Tensor, rows: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """Masks [B,H,W] float32 in {0,1} of packed rows [N,H*W/8]."""
+    flat = np.unpackbits(store[torch.from_numpy(rows)].numpy(), axis=1)
+    return torch.from_numpy(flat).view(-1, *shape).float()

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from digseg_nodes.core.geometry import plan_geometry
+from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.augment import augment
 from train.data.base import Query, Source
 from train.data.prepare import mask_pixels, prepare
@@ -21,10 +23,14 @@ LISTING_BATCH = 64
 
 
 class FreshSamples:
-    """What each image can be asked, listed on disk as the latent cache lists it, without latents."""
+    """What each image can be asked, listed on disk as the latent cache lists it, without latents.
 
-    def __init__(self, folder: Path, workers: int = 0):
+    photo_shape: of geometry.PHOTO_SHAPES, at `resolution`.
+    """
+
+    def __init__(self, folder: Path, resolution: int, workers: int = 0, photo_shape: str = "own"):
         self.manifest, self.workers = Manifest(folder / "queries.jsonl"), workers
+        self.resolution, self.photo_shape = resolution, photo_shape
         self.entries = dict(self.manifest.read())
         self.places: list[tuple[Source, int]] = []
 
@@ -38,13 +44,17 @@ class FreshSamples:
         self.places += [(source, index) for index in range(len(source))]
         return [replace(self.entries[one], image=_as_bytes(first + index)) for index, one in enumerate(identities)]
 
+    def shape_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in pixels that a photo of this size is encoded at."""
+        return plan_geometry(*size, self.resolution, self.photo_shape).padded
+
     def _list(self, source: Source, identities: list[str]) -> None:
         self.entries.update(self.manifest.read())  # another process may have listed them while we waited
         missing = [index for index, identity in enumerate(identities) if identity not in self.entries]
         loader = DataLoader(_Queries(source, missing), batch_size=None, num_workers=self.workers)
         fresh: list[tuple[str, Entry]] = []
-        for index, queries in zip(missing, tqdm(loader, desc="reading images and masks", unit="image"), strict=True):
-            fresh.append((identities[index], Entry(b"", None, tuple((query, b"") for query in queries))))
+        for index, (queries, size) in zip(missing, tqdm(loader, desc="reading images and masks", unit="image"), strict=True):
+            fresh.append((identities[index], Entry(b"", None, tuple((query, b"") for query in queries), tuple(size))))
             if len(fresh) == LISTING_BATCH or index == missing[-1]:
                 self.manifest.append(fresh)
                 self.entries.update(fresh)
@@ -60,7 +70,7 @@ def _as_bytes(number: int) -> bytes:
 
 
 class _Queries(torch.utils.data.Dataset):
-    """The queries of images without their mask arrays."""
+    """The queries of images without their mask arrays, and the images' (height, width)."""
 
     def __init__(self, source: Source, indices: list[int]):
         self.source, self.indices = source, indices
@@ -68,16 +78,17 @@ class _Queries(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Query, ...]:
-        return tuple(replace(query, mask=None) for query in checked(self.source.sample(self.indices[position])).queries)
+    def __getitem__(self, position: int) -> tuple[tuple[Query, ...], tuple[int, int]]:
+        sample = checked(self.source.sample(self.indices[position]))
+        return tuple(replace(query, mask=None) for query in sample.queries), sample.image.shape[:2]
 
 
 class FreshBatches(Batches):
     """Batches of pixels to encode; sample k of a step is a function of (seed, step, k) alone."""
 
-    def __init__(self, config, sampler, samples: FreshSamples, texts, share, timesteps: int, shape: tuple[int, int, int]):
-        super().__init__(config, sampler, texts, share, timesteps, shape)
-        self.places = samples.places
+    def __init__(self, config, sampler, samples: FreshSamples, texts, share, timesteps: int, channels: int):
+        super().__init__(config, sampler, texts, share, timesteps, channels)
+        self.places, self.photo_shape = samples.places, samples.photo_shape
 
     def pictures(self, step: int, at: np.ndarray, part: slice) -> dict[str, Tensor | None]:
         positions = range(*part.indices(len(at)))
@@ -87,19 +98,20 @@ class FreshBatches(Batches):
         return {
             "pixels": pixels,
             "drawn": drawn.contiguous(),
-            "valid": _stack_valid([valid for *_, valid in loaded], self.shape[1:]),
+            "valid": _stack_valid([valid for *_, valid in loaded], [side // PIXELS_PER_LATENT for side in pixels.shape[2:]]),
             "truth": masks.float() if self.needs_truth else None,
         }
 
     def _load(self, step: int, position: int, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pixels [3,R,R] in [-1,1], mask bool [R,R] and known labels bool [R/8,R/8] of one drawn sample."""
+        """Pixels [3,H,W] in [-1,1], mask bool [H,W] and known labels bool [H/8,W/8] of one drawn sample."""
         table, settings = self.sampler.table, self.config.augment
         source, index = self.places[table.image[number]]
         sample = source.sample(index)
+        size = sample.image.shape[:2]
         sample = replace(sample, queries=(sample.queries[table.mask[number]],))  # crops keep what is asked for in view
         if settings.variants:
             sample = augment(sample, settings, np.random.default_rng([self.config.seed % 2**64, step, position]))
-        prepared = prepare(sample, self.config.resolution)
+        prepared = prepare(sample, self.config.resolution, self.photo_shape, like=size)
         blank = torch.zeros(prepared.pixels.shape[1:], dtype=torch.bool)
         return prepared.pixels, prepared.masks[0] if len(prepared.masks) else blank, prepared.valid
 

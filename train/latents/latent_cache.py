@@ -1,5 +1,7 @@
 """What every image can be asked, its latents in the cache, and all training samples of a run as flat arrays."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from digseg_nodes.core.geometry import plan_geometry
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.base import ABSENT_GROUPS, DataError, Query, Sample, Source
 from train.data.prepare import Prepared, mask_pixels, prepare
@@ -23,11 +26,22 @@ from train.networks.text_encoding import TextCache
 
 @dataclass(frozen=True)
 class Entry:
-    """One cached image: digests of its image, label validity (or None) and of the mask of each query."""
+    """One cached image: digests of its image, label validity (or None) and of the mask of each query; size: (height, width)
+    of its photo in pixels."""
 
     image: bytes
     valid: bytes | None
     queries: tuple[tuple[Query, bytes], ...]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image on its way into the cache: its queries without masks, its tensors, and its (height, width) in pixels."""
+
+    queries: tuple[Query, ...]
+    prepared: Prepared
+    size: tuple[int, int]
 
 
 class Manifest:
@@ -56,29 +70,72 @@ class Manifest:
             file.write(lines)
 
 
-class LatentCache:
-    """Latents of images and masks for one VAE and resolution, and the list of what each image can be asked."""
+class Stores:
+    """Rows of all images of one shape (height, width) in pixels: latents, mask latents, masks bit by bit, known labels."""
 
-    def __init__(self, folder: Path, vae, resolution: int, batch: int = 16, workers: int = 0, target: str = "binary"):
+    def __init__(self, folder: Path, channels: int, shape: tuple[int, int], target: str):
+        height, width = (side // PIXELS_PER_LATENT for side in shape)
+        latent = (channels, height, width)
+        self.shape = shape
+        self.images = RowStore(folder, "images", latent)
+        self.masks = RowStore(folder, "masks" if target == "binary" else target, latent)
+        self.bits = RowStore(folder, "bits", (shape[0] * shape[1] // 8,), "uint8")
+        self.valid = RowStore(folder, "valid", (1, height, width), "uint8")
+
+    def refresh(self) -> None:
+        """Learn of rows that other processes have added."""
+        for store in (self.images, self.masks, self.bits, self.valid):
+            store.refresh()
+
+
+class LatentCache:
+    """Latents of images and masks for one VAE and resolution, and the list of what each image can be asked.
+
+    photo_shape: of geometry.PHOTO_SHAPES. Rows lie in a folder per shape, those of squares in the cache's own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        vae,
+        resolution: int,
+        batch: int = 16,
+        workers: int = 0,
+        target: str = "binary",
+        photo_shape: str = "own",
+    ):
         self.vae, self.resolution, self.batch, self.workers, self.target = vae, resolution, batch, workers, target
+        self.photo_shape = photo_shape
         self.folder = folder / f"latents-{module_digest(vae)}-{resolution}"
-        side = resolution // PIXELS_PER_LATENT
-        latent = (vae.config.latent_channels, side, side)
-        self.images = RowStore(self.folder, "images", latent)
-        self.masks = RowStore(self.folder, "masks" if target == "binary" else target, latent)
-        self.bits = RowStore(self.folder, "bits", (resolution * resolution // 8,), "uint8")
-        self.valid = RowStore(self.folder, "valid", (1, side, side), "uint8")
-        self.manifest = Manifest(self.folder / "samples.jsonl")
+        self.known_stores: dict[tuple[int, int], Stores] = {}
+        self.manifest = Manifest(self.folder / f"samples-{photo_shape}.jsonl")
         self.entries = dict(self._read_manifest())
+
+    def shape_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) in pixels that a photo of this size is encoded at."""
+        return plan_geometry(*size, self.resolution, self.photo_shape).padded
+
+    def stores(self, shape: tuple[int, int]) -> Stores:
+        """The rows of images of one shape."""
+        if shape not in self.known_stores:
+            square = shape == (self.resolution, self.resolution)
+            folder = self.folder if square else self.folder / "{}x{}".format(*shape)
+            self.known_stores[shape] = Stores(folder, self.vae.config.latent_channels, shape, self.target)
+        return self.known_stores[shape]
+
+    def stores_of(self, entry: Entry) -> Stores:
+        """The rows an entry's digests belong to."""
+        return self.stores(self.shape_of(entry.size))
 
     def _read_manifest(self) -> Iterator[tuple[str, Entry]]:
         """Entries whose rows are all there; anything else is encoded again."""
         for identity, entry in self.manifest.read():
-            if entry.image in self.images and all(self._has(entry.image, mask) for _, mask in entry.queries):
+            stores = self.stores_of(entry)
+            masks = [mask for _, mask in entry.queries]
+            if entry.image in stores.images and all(
+                mask in stores.bits and self.target_key(entry.image, mask) in stores.masks for mask in masks
+            ):
                 yield identity, entry
-
-    def _has(self, image: bytes, mask: bytes) -> bool:
-        return mask in self.bits and self.target_key(image, mask) in self.masks
 
     def target_key(self, image: bytes, mask: bytes) -> bytes:
         """Digest of the latent to learn: of the mask alone, or of the mask painted on its photo."""
@@ -93,15 +150,26 @@ class LatentCache:
         return [self.entries[identity] for identity in identities]
 
     def _encode_missing(self, source: Source, identities: list[str], progress: bool) -> None:
-        for store in (self.images, self.masks, self.bits, self.valid):
-            store.refresh()
+        for stores in self.known_stores.values():
+            stores.refresh()
         self.entries.update(self._read_manifest())  # another process may have encoded them while we waited
         missing = [index for index, identity in enumerate(identities) if identity not in self.entries]
-        loader = DataLoader(Samples(source, missing, self.resolution), batch_size=None, num_workers=self.workers)
+        samples = Samples(source, missing, self.resolution, self.photo_shape)
+        loader = DataLoader(samples, batch_size=None, num_workers=self.workers)
         with tqdm(total=len(missing), desc="encoding images and masks", unit="image", disable=not progress) as bar:
             for chunk in _chunks(zip(missing, loader, strict=True), self.batch):
                 self._remember(self._encode([sample for _, sample in chunk], [identities[index] for index, _ in chunk]))
                 bar.update(len(chunk))
+
+    def _encode(self, samples: list[Loaded], identities: list[str]) -> list[tuple[str, Entry]]:
+        """Entries of a chunk in its order, encoded shape by shape."""
+        shapes = [tuple(loaded.prepared.pixels.shape[1:]) for loaded in samples]
+        entries: dict[int, tuple[str, Entry]] = {}
+        for shape in dict.fromkeys(shapes):
+            at = [number for number, one in enumerate(shapes) if one == shape]
+            made = self._encode_shape(self.stores(shape), [samples[n] for n in at], [identities[n] for n in at])
+            entries.update(zip(at, made, strict=True))
+        return [entries[number] for number in range(len(samples))]
 
     def _remember(self, entries: list[tuple[str, Entry]]) -> None:
         self.manifest.append(entries)
@@ -109,62 +177,63 @@ class LatentCache:
 
     def rows_of(self, entry: Entry, position: int) -> tuple[int, int, int, int]:
         """Rows of an entry's image, target latent, mask and validity (-1: all known) for its query number `position`."""
-        mask = entry.queries[position][1]
-        valid = -1 if entry.valid is None else self.valid.index[entry.valid]
-        return self.images.index[entry.image], self.masks.index[self.target_key(entry.image, mask)], self.bits.index[mask], valid
+        mask, stores = entry.queries[position][1], self.stores_of(entry)
+        valid = -1 if entry.valid is None else stores.valid.index[entry.valid]
+        target = stores.masks.index[self.target_key(entry.image, mask)]
+        return stores.images.index[entry.image], target, stores.bits.index[mask], valid
 
     @torch.no_grad()
-    def _encode(self, samples: list[tuple[tuple[Query, ...], Prepared]], identities: list[str]) -> list[tuple[str, Entry]]:
+    def _encode_shape(self, stores: Stores, samples: list[Loaded], identities: list[str]) -> list[tuple[str, Entry]]:
+        """Entries of samples of one shape, after their rows are written."""
         image_keys = [digest(identity) for identity in identities]
-        self._fill(self.images, image_keys, lambda at: torch.stack([samples[i][1].pixels for i in at]))
-        masks, entries = [], []  # masks: (number of its sample, mask [R,R], digest)
-        for number, ((queries, prepared), identity) in enumerate(zip(samples, identities, strict=True)):
-            named = [(number, mask, digest(np.packbits(mask.numpy()).tobytes())) for mask in self._masks(prepared)]
+        self._fill(stores.images, image_keys, lambda at: torch.stack([samples[i].prepared.pixels for i in at]))
+        masks, entries = [], []  # masks: (number of its sample, mask [H,W], digest)
+        for number, (loaded, identity) in enumerate(zip(samples, identities, strict=True)):
+            empty = torch.zeros(stores.shape, dtype=torch.bool)  # of absent prompts
+            named = [(number, mask, digest(np.packbits(mask.numpy()).tobytes())) for mask in (*loaded.prepared.masks, empty)]
             masks += named
-            present, empty = iter(named[:-1]), named[-1][2]
-            pairs = tuple((query, empty if query.group in ABSENT_GROUPS else next(present)[2]) for query in queries)
-            entries.append((identity, Entry(image_keys[number], self._valid_key(prepared.valid), pairs)))
+            present, nothing = iter(named[:-1]), named[-1][2]
+            pairs = tuple((query, nothing if query.group in ABSENT_GROUPS else next(present)[2]) for query in loaded.queries)
+            valid = _valid_key(stores, loaded.prepared.valid)
+            entries.append((identity, Entry(image_keys[number], valid, pairs, loaded.size)))
         target_keys = [self.target_key(image_keys[number], key) for number, _, key in masks]
-        self._fill(self.masks, target_keys, lambda at: torch.stack([self._target(samples, *masks[i][:2]) for i in at]))
-        self.bits.append([key for *_, key in masks], np.stack([np.packbits(mask.numpy()) for _, mask, _ in masks]))
+        self._fill(stores.masks, target_keys, lambda at: torch.stack([self._target(samples, *masks[i][:2]) for i in at]))
+        stores.bits.append([key for *_, key in masks], np.stack([np.packbits(mask.numpy()) for _, mask, _ in masks]))
         return entries
 
-    def _masks(self, prepared: Prepared) -> list[Tensor]:
-        """The present masks, then the empty one of absent prompts; each bool [R,R]."""
-        return [*prepared.masks, torch.zeros((self.resolution, self.resolution), dtype=torch.bool)]
-
-    def _target(self, samples: list[tuple[tuple[Query, ...], Prepared]], number: int, mask: Tensor) -> Tensor:
-        """What the mask latent is encoded from, [3,R,R] in [-1,1]: white on black, or white on the photo."""
+    def _target(self, samples: list[Loaded], number: int, mask: Tensor) -> Tensor:
+        """What the mask latent is encoded from, [3,H,W] in [-1,1]: white on black, or white on the photo."""
         if self.target == "binary":
             return mask_pixels(mask[None])[0]
-        return samples[number][1].pixels.masked_fill(mask, 1.0)
+        return samples[number].prepared.pixels.masked_fill(mask, 1.0)
 
     def _fill(self, store: RowStore, keys: list[bytes], pixels) -> None:
         device = self.vae.device
         fill(store, keys, lambda at: encode_pixels(self.vae, pixels(at).to(device)).float(), self.batch)
 
-    def _valid_key(self, valid: Tensor | None) -> bytes | None:
-        if valid is None:
-            return None
-        row = valid[None, None].numpy().astype(np.uint8)  # [h,w] -> [1,1,h,w]
-        key = digest(row.tobytes())
-        self.valid.append([key], row)
-        return key
+
+def _valid_key(stores: Stores, valid: Tensor | None) -> bytes | None:
+    if valid is None:
+        return None
+    row = valid[None, None].numpy().astype(np.uint8)  # [h,w] -> [1,1,h,w]
+    key = digest(row.tobytes())
+    stores.valid.append([key], row)
+    return key
 
 
 class Samples(torch.utils.data.Dataset):
     """Queries and prepared pixels of images, loaded by worker processes where asked for; mask arrays travel in Prepared."""
 
-    def __init__(self, source: Source, indices: list[int], resolution: int):
-        self.source, self.indices, self.resolution = source, indices, resolution
+    def __init__(self, source: Source, indices: list[int], resolution: int, photo_shape: str):
+        self.source, self.indices, self.resolution, self.photo_shape = source, indices, resolution, photo_shape
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[tuple[Query, ...], Prepared]:
+    def __getitem__(self, position: int) -> Loaded:
         sample = self.source.sample(self.indices[position])
         bare = tuple(Query(q.name, q.prompts, None, q.group) for q in sample.queries)
-        return bare, prepare(checked(sample), self.resolution)
+        return Loaded(bare, prepare(checked(sample), self.resolution, self.photo_shape), sample.image.shape[:2])
 
 
 def checked(sample: Sample) -> Sample:
@@ -189,14 +258,16 @@ def _ends_with_newline(path: Path) -> bool:
 
 def _entry_to_json(identity: str, entry: Entry) -> dict:
     queries = [[q.name, q.prompts, q.group, mask.hex()] for q, mask in entry.queries]
-    return {"id": identity, "image": entry.image.hex(), "valid": entry.valid and entry.valid.hex(), "queries": queries}
+    valid = entry.valid and entry.valid.hex()
+    return {"id": identity, "image": entry.image.hex(), "valid": valid, "queries": queries, "size": entry.size}
 
 
 def _entry_from_json(line: dict) -> tuple[str, Entry]:
     queries = tuple(
         (Query(name, tuple(prompts), None, group), bytes.fromhex(mask)) for name, prompts, group, mask in line["queries"]
     )
-    return line["id"], Entry(bytes.fromhex(line["image"]), line["valid"] and bytes.fromhex(line["valid"]), queries)
+    valid = line["valid"] and bytes.fromhex(line["valid"])
+    return line["id"], Entry(bytes.fromhex(line["image"]), valid, queries, tuple(line["size"]))
 
 
 @dataclass(frozen=True)
@@ -204,8 +275,9 @@ class SampleTable:
     """Every (image, query) of a run as arrays of length N.
 
     image, mask, bits, valid (-1: all known): what `rows_of` gave. first, count: the texts of a query are the rows
-    phrases[first : first + count]. class_id: index into class_names. absent: 0 present, 1 hard, 2 random. All int64.
-    weight: float64, the share of a source in the mix spread over its queries.
+    phrases[first : first + count]. class_id: index into class_names. absent: 0 present, 1 hard, 2 random. shape: index into
+    shapes, the (height, width) in pixels of what is encoded. All int64. weight: float64, the share of a source in the mix
+    spread over its queries.
     """
 
     image: np.ndarray
@@ -217,8 +289,10 @@ class SampleTable:
     class_id: np.ndarray
     absent: np.ndarray
     weight: np.ndarray
+    shape: np.ndarray
     phrases: np.ndarray
     class_names: list[str]
+    shapes: list[tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.image)
@@ -227,7 +301,7 @@ class SampleTable:
 def build_table(sources: list[tuple[Source, float]], samples, texts: TextCache) -> SampleTable:
     """Flatten what a LatentCache or FreshSamples knows, encoding what it misses. Held-out queries are left out: this is
     for training."""
-    records, prompts, classes = [], [], {}
+    records, prompts, classes, shapes = [], [], {}, {}
     for source, share in sources:
         asked = [
             (entry, position, query)
@@ -239,11 +313,12 @@ def build_table(sources: list[tuple[Source, float]], samples, texts: TextCache) 
             absent = 1 + ABSENT_GROUPS.index(query.group) if query.group in ABSENT_GROUPS else 0
             class_id = classes.setdefault(query.name, len(classes))
             text = (len(prompts), len(query.prompts))
-            records.append((*samples.rows_of(entry, position), *text, class_id, absent, share / len(asked)))
+            shape = shapes.setdefault(samples.shape_of(entry.size), len(shapes))
+            records.append((*samples.rows_of(entry, position), *text, class_id, absent, share / len(asked), shape))
             prompts.extend(query.prompts)
     if not any(record[7] == 0 for record in records):
         raise DataError("The training data holds no mask with any pixel set. Check the data YAML's paths and classes.")
     columns = [np.array(column) for column in zip(*records, strict=True)]
     unique = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     rows = np.array(texts.row_numbers(list(unique)))
-    return SampleTable(*columns, rows[[unique[prompt] for prompt in prompts]], list(classes))
+    return SampleTable(*columns, rows[[unique[prompt] for prompt in prompts]], list(classes), list(shapes))

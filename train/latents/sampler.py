@@ -1,4 +1,9 @@
-"""Which samples a step trains on: a pure function of (seed, step), so a resumed run sees what it would have seen."""
+"""Which samples a step trains on: a pure function of (seed, step), so a resumed run sees what it would have seen.
+
+A micro-batch holds one shape. Its first sample is drawn from all; it settles the shape, and the others are drawn from the
+samples of that shape by the same chances. So every sample is as likely as without shapes, and balance and the share of absent
+prompts stay what they were set to.
+"""
 
 import numpy as np
 
@@ -20,14 +25,25 @@ class Sampler:
             at = np.flatnonzero(table.absent == kind)
             chances[at] = share * _balanced(table.weight[at], table.class_id[at], balance)
         self.cumulative = np.cumsum(chances)
+        members = [np.flatnonzero(table.shape == shape) for shape in range(len(table.shapes))]
+        self.members = [(at, np.cumsum(chances[at])) for at in members]
 
-    def draw(self, step: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sample numbers and text rows of one step, both int64 [count]."""
+    def draw(self, step: int, count: int, group: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Sample numbers and text rows of one step, both int64 [count]; every `group` samples in a row have one shape."""
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed % 2**64, step], np.uint64)))
-        at = np.searchsorted(self.cumulative, rng.random(count) * self.cumulative[-1], side="right")
-        at = np.minimum(at, len(self.table) - 1)
+        luck = rng.random(count)
+        at = _drawn(self.cumulative, luck)
+        if len(self.members) > 1:
+            for first in range(0, count, group):
+                one_shape, cumulative = self.members[self.table.shape[at[first]]]
+                at[first + 1 : first + group] = one_shape[_drawn(cumulative, luck[first + 1 : first + group])]
         phrase = (rng.random(count) * self.table.count[at]).astype(np.int64)
         return at, self.table.phrases[self.table.first[at] + phrase]
+
+
+def _drawn(cumulative: np.ndarray, luck: np.ndarray) -> np.ndarray:
+    """Numbers of the chances that `luck` in [0, 1) falls into."""
+    return np.minimum(np.searchsorted(cumulative, luck * cumulative[-1], side="right"), len(cumulative) - 1)
 
 
 def _available(parts: dict[int, float], absent: np.ndarray) -> dict[int, float]:

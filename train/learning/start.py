@@ -14,7 +14,12 @@ def load_base(config: TrainConfig) -> Networks:
     if config.lora:
         check_lora_base(config)
     networks = load_networks(config.base, config.components, config.init, config.seed)
-    networks.config = replace(networks.config, mask_target=config.target, scheduler=training_schedule(networks, config))
+    networks.config = replace(
+        networks.config,
+        mask_target=config.target,
+        scheduler=training_schedule(networks, config),
+        photo_shape=networks.config.photo_shape if config.lora else config.photo_shape or "own",
+    )
     return networks
 
 
@@ -35,6 +40,11 @@ def check_lora_base(config: TrainConfig) -> None:
         raise CheckpointError(
             f"{config.base} predicts {base.prediction_type} and the run asks for {config.prediction_type}; a LoRA cannot change "
             "that. Leave `prediction_type` out."
+        )
+    if config.photo_shape not in (None, base.photo_shape):
+        raise CheckpointError(
+            f"{config.base} saw photos in the shape `{base.photo_shape}` and the run asks for `{config.photo_shape}`; a LoRA "
+            "cannot change that. Leave `photo_shape` out."
         )
     wanted = {"initial_noise": config.initial_noise}
     found = {"initial_noise": base.initial_noise}

@@ -1,17 +1,17 @@
 """What a run trains and validates on: batches by step number, and the sources of the validation."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.account import ContentStore, data_digest, take_account
 from train.data.augment import AugmentedSource
 from train.data.base import Source
 from train.data.build import open_split
 from train.latents.batches import Batches, CachedBatches, WorkShare
 from train.latents.fresh import FreshBatches, FreshSamples
-from train.latents.latent_cache import LatentCache, build_table
+from train.latents.latent_cache import LatentCache, SampleTable, build_table
 from train.latents.sampler import Sampler
 from train.networks.bases import Networks
 from train.networks.text_encoding import TextCache
@@ -44,17 +44,33 @@ def open_training_set(config: TrainConfig, networks: Networks, accelerator: Acce
     class_names = list(dict.fromkeys(name for source, _ in sources for name in source.class_names))
     settings = config.sampling
     sampler = Sampler(table, config.seed, settings.absent, settings.hard_absent, settings.balance)
-    accelerator.print(f"{len(table)} prompts over {len(set(table.image.tolist()))} images, {len(table.class_names)} classes")
+    accelerator.print(describe(table))
     share = WorkShare(config.batch_size, config.gradient_accumulation, accelerator.num_processes, accelerator.process_index)
     parts = (config, sampler, samples, texts, share, len(networks.alpha_bar))
     return TrainingSet(_batches(config, networks, parts), class_names, opened["validation"], digests)
 
 
+def describe(table: SampleTable) -> str:
+    """How much there is, and in which shapes."""
+    images = Counter(shape for shape, _ in {*zip(table.shape.tolist(), table.image.tolist(), strict=True)})
+    text = f"{len(table)} prompts over {images.total()} images, {len(table.class_names)} classes"
+    shapes = ", ".join(f"{width} x {height} ({images[n]})" for n, (height, width) in enumerate(table.shapes) if images[n])
+    return f"{text}, encoded as {shapes}"
+
+
 def _samples(config: TrainConfig, networks: Networks) -> LatentCache | FreshSamples:
     """Where images and masks come from: encoded once, or read anew at every step."""
     if not config.cache_latents:
-        return FreshSamples(config.cache, config.workers)
-    return LatentCache(config.cache, networks.vae, config.resolution, config.encoded_at_once, config.workers, config.target)
+        return FreshSamples(config.cache, config.resolution, config.workers, networks.config.photo_shape)
+    return LatentCache(
+        config.cache,
+        networks.vae,
+        config.resolution,
+        config.encoded_at_once,
+        config.workers,
+        config.target,
+        networks.config.photo_shape,
+    )
 
 
 def _augmented(config: TrainConfig, source: Source) -> Source:
@@ -64,7 +80,4 @@ def _augmented(config: TrainConfig, source: Source) -> Source:
 
 
 def _batches(config: TrainConfig, networks: Networks, parts: tuple) -> Batches:
-    if config.cache_latents:
-        return CachedBatches(*parts)
-    side = config.resolution // PIXELS_PER_LATENT
-    return FreshBatches(*parts, (networks.vae.config.latent_channels, side, side))
+    return CachedBatches(*parts) if config.cache_latents else FreshBatches(*parts, networks.vae.config.latent_channels)

@@ -37,6 +37,11 @@ class DiffusersEngine:
         """The checkpoint's."""
         return self.config.resolution
 
+    @property
+    def photo_shape(self) -> str:
+        """The checkpoint's."""
+        return self.config.photo_shape
+
     def check_vae(self) -> None:
         """Networks always come with their VAE."""
 

@@ -121,6 +121,7 @@ class TrainConfig(Strict):
     cache_latents: bool = True
     seed: Seed = 0
     resolution: Annotated[Side, Field(multiple_of=PIXELS_PER_LATENT)] = 512
+    photo_shape: Literal["own", "whole", "square"] | None = None
     steps: Steps = 20000
     batch_size: Batch = 8
     gradient_accumulation: whole(1, 4096, "micro-batches of one step") = 1
