@@ -1,5 +1,6 @@
 """From a sample's own pixels to the tensors that are encoded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from digseg_nodes.core.geometry import Geometry, fit, plan_geometry
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from digseg_nodes.core.pixels import from_bytes
+from train.data.area import covered_share, soft_mask
 from train.data.base import Sample
 
 
@@ -34,31 +36,18 @@ def prepare(sample: Sample, resolution: int, shape: str = "own", like: tuple[int
     present = [query.mask for query in sample.queries if query.mask is not None]
     masks = np.stack(present) if present else np.zeros((0, height, width), bool)
     unknown = np.zeros((1, height, width), bool) if sample.ignore is None else sample.ignore[None]
-    known = _filled_up(_shrunk(~unknown, geometry) > 0, geometry)
+    known = _filled_up(_shrunk(~unknown, covered_share, geometry) > 0, geometry)
     return Prepared(
         fit(from_bytes(sample.image)[None], geometry)[0] * 2 - 1,  # [H,W,3] uint8 -> [3,h,w] in [-1,1]
-        _filled_up(shrink_masks(masks, geometry), geometry),
+        _filled_up(_shrunk(masks, soft_mask, geometry) > 0.5, geometry),  # none that shows something turns empty
         _valid_latents(known),
     )
 
 
-def shrink_masks(masks: np.ndarray, geometry: Geometry) -> Tensor:
-    """Masks bool [K,H,W] at the size a photo is resized to, bool [K,*geometry.resized]; none that shows something turns empty.
-
-    A pixel is selected where more than half of it is covered, or, for what is smaller than a pixel everywhere, more than half of
-    what its best pixel is.
-    """
-    covered = _shrunk(masks, geometry)
-    best = covered.flatten(1).amax(1) if len(covered) else covered.new_zeros(0)
-    return covered > 0.5 * best.view(-1, 1, 1)
-
-
-def _shrunk(flags: np.ndarray, geometry: Geometry) -> Tensor:
-    """Share of each pixel that is set: bool [K,H,W] -> float32 [K,*geometry.resized]."""
-    tensor = torch.from_numpy(flags)[:, None].float()  # [K,H,W] -> [K,1,H,W]
-    if not len(flags):
-        return torch.zeros((0, *geometry.resized))
-    return tensor[:, 0] if flags.shape[1:] == geometry.resized else F.adaptive_avg_pool2d(tensor, geometry.resized)[:, 0]
+def _shrunk(flags: np.ndarray, change: Callable[[np.ndarray, tuple[int, int]], np.ndarray], geometry: Geometry) -> Tensor:
+    """Flags bool [K,H,W] by `change` to float32 [K,*geometry.resized]."""
+    shrunk = [torch.from_numpy(change(one, geometry.resized)) for one in flags]
+    return torch.stack(shrunk) if shrunk else torch.zeros((0, *geometry.resized))
 
 
 def _filled_up(flags: Tensor, geometry: Geometry) -> Tensor:
