@@ -19,7 +19,7 @@ from train.data.base import DataError, Finding
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.names import images_below
 from train.data.outlines import OutlineError
-from train.data.pixels import has_alpha, upright_size
+from train.data.pixels import has_alpha
 from train.data.source_config import LabelledConfig, Phrases
 
 CORNERS = 180
@@ -116,7 +116,7 @@ class AnnotatedSource(LabelledSource):
 
     def labels(self, index: int) -> Labels:
         one = self.photos[index]
-        size = one.size or upright_size(one.photo, self.config.page)
+        size = one.size or self.size_of(one.photo)
         masks, ignore = {}, np.zeros(size, bool)
         for region in one.regions:
             if region.label in self.config.ignore:

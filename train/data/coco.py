@@ -11,7 +11,7 @@ from train.data.coco_json import Id, Photo, PhotoFiles, crowds, is_crowd, read_c
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.names import images_below, is_foreign
 from train.data.outlines import OutlineError, outline_mask
-from train.data.pixels import read_colours, upright_size
+from train.data.pixels import read_colours
 from train.data.source_config import CocoConfig
 
 
@@ -91,7 +91,7 @@ class CocoSource(LabelledSource):
     def labels(self, index: int) -> Labels:
         if self.config.panoptic:
             return self._panoptic(index)
-        size = self.photos[index].size or upright_size(self.photo(index), self.config.page)
+        size = self.photos[index].size or self.size_of(self.photo(index))
         masks, crowd = {}, np.zeros(size, bool)
         for annotation in self.photos[index].annotations:
             name = self.file.categories[annotation["category_id"]]

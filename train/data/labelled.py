@@ -11,8 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from train.data.bands import bands_size, read_bands
 from train.data.base import Contents, DataError, Finding, Query, Sample, Source
-from train.data.pixels import RANGES, Levels, deep_values, is_deep, opened, own_levels, read_photo
+from train.data.pixels import RANGES, Levels, deep_values, eight_bit, is_deep, opened, own_levels, read_photo, upright_size
 from train.data.source_config import LabelledConfig
 
 Item = TypeVar("Item")
@@ -138,6 +139,7 @@ class LabelledSource(Source):
 
     def identity(self, index: int) -> str:
         read = (self.config.range, self._measured if self.config.range == "measured" else None, self.config.page)
+        read += (self.config.bands,) if self.config.bands else ()
         return f"{self.address(index)}/{settings_digest(self.wording.settings(), sorted(self.unseen), read, index)}"
 
     @cached_property
@@ -169,6 +171,10 @@ class LabelledSource(Source):
     def _deep_photos(self) -> Iterator[np.ndarray]:
         """The stored values of every photo of more than 8 bits."""
         for index in range(len(self)):
+            if self.config.bands:
+                if (values := read_bands(self.photo(index), self.config.bands)).dtype != np.uint8:
+                    yield values
+                continue
             with opened(self.photo(index), self.config.page) as image:
                 if is_deep(image):
                     yield deep_values(image, self.photo(index), self.config.page)
@@ -192,11 +198,22 @@ class LabelledSource(Source):
 
     def sample(self, index: int) -> Sample:
         labels, photo = self.labels(index), self.photo(index)
-        image = read_photo(photo, labels.shape, self.levels, self.config.page)
+        image = self.pixels(photo, labels.shape)
         if labels.shape is not None and labels.shape != image.shape[:2]:
             raise wrong_size(labels.file, labels.shape, photo, image.shape[:2])
         queries = tuple(self.wording.queries(labels.masks, index, self.unseen))
         return Sample(image, queries, labels.ignore)
+
+    def pixels(self, photo: Path, size: tuple[int, int] | None) -> np.ndarray:
+        """A photo as [H,W,3] uint8, see read_photo; of the bands that `bands:` names."""
+        if self.config.bands is None:
+            return read_photo(photo, size, self.levels, self.config.page)
+        values = read_bands(photo, self.config.bands)
+        return values if values.dtype == np.uint8 else eight_bit(values, self.levels(values, photo))
+
+    def size_of(self, photo: Path) -> tuple[int, int]:
+        """(height, width) of a photo as `pixels` gives it, from its header."""
+        return bands_size(photo) if self.config.bands else upright_size(photo, self.config.page)
 
     def contents(self, index: int) -> Contents:
         labels = self.labels(index)

@@ -57,7 +57,10 @@ def opened(path: Path | BinaryIO, page: int | None = None) -> Iterator[Image.Ima
             "Cut it into tiles, or make it smaller."
         ) from error
     except Exception as error:  # Pillow's readers raise whatever damaged bytes lead them to
-        raise DataError(f"{path} cannot be read as an image ({error}). Replace or remove the file.") from error
+        more = (
+            " Name three `bands:` if it has others than red, green and blue." if path.suffix.lower() in (".tif", ".tiff") else ""
+        )
+        raise DataError(f"{path} cannot be read as an image ({error}). Replace or remove the file.{more}") from error
 
 
 def _turn_to(image: Image.Image, path: Path, page: int | None) -> None:

@@ -28,6 +28,7 @@ def _plain_names(value):
     return value
 
 
+Band = Annotated[int, Field(ge=1)]
 Phrases = Annotated[dict[str, list[str]], BeforeValidator(_plain_names)]
 """Class names with the phrases that may stand for them; also written as a list of names."""
 Part = Literal["train", "validation", "test"]
@@ -61,8 +62,9 @@ class LabelledConfig(SourceConfig):
     held_out: classes that training leaves out and evaluation reports apart. absent_per_image: how many of the classes
     that are not in an image are asked for as absent prompts. absent: classes that may be asked for as absent although no image
     of the source has a mask of them; others without a mask are not asked for. range: black and white of photos of more than 8
-    bits, [0, 4095] for 12 bits, or "measured" over all photos. page: the page of files of several, from 1. part: a share of the
-    photos where no list or folder parts them: "train", "validation" or "test".
+    bits, [0, 4095] for 12 bits, or "measured" over all photos. page: the page of files of several, from 1. bands: the
+    three bands of TIFF files that are red, green and blue, from 1, e.g. [4, 1, 2] with near infrared as red. part: a share of
+    the photos where no list or folder parts them: "train", "validation" or "test".
     """
 
     phrases: dict[str, list[str]] = {}
@@ -71,6 +73,7 @@ class LabelledConfig(SourceConfig):
     absent: list[str] = []
     range: tuple[float, float] | Literal["measured"] | None = None
     page: Annotated[int, Field(ge=1)] | None = None
+    bands: tuple[Band, Band, Band] | None = None
     part: Part | None = None
     absent_per_image: Annotated[int, Field(ge=0)] = 4
 
