@@ -15,6 +15,8 @@ from .layout import Node, Output, Sheet
 
 FOLDER = Path(__file__).resolve().parent.parent / "subgraphs"
 NAME = "DiGSeg text to mask"
+DESCRIPTION = "A photo and a few words in, a mask out: checkpoint, segmentation and choice of the mask in one node."
+ALIASES = ["segment", "text to mask", "semantic segmentation", "inpaint mask"]
 ENTRY, EXIT = -10, -20
 SLOT = 20
 
@@ -63,6 +65,7 @@ def blueprint(info: dict) -> dict:
                         "pos": {"0": 540, "1": 100 + SLOT * slot}})  # fmt: skip
     definition = {
         "id": identity(NAME), "version": 1, "revision": 0, "config": {}, "name": NAME, "widgets": [], "groups": [], "extra": {},
+        "description": DESCRIPTION, "category": "DiGSeg",
         "state": {"lastGroupId": 0, "lastNodeId": len(sheet.nodes), "lastLinkId": len(links), "lastRerouteId": 0},
         "inputNode": {"id": ENTRY, "bounding": [-260, 80, 120, 40 + SLOT * len(inputs)]},
         "outputNode": {"id": EXIT, "bounding": [520, 80, 120, 40 + SLOT * len(outputs)]},
@@ -78,7 +81,8 @@ def blueprint(info: dict) -> dict:
         "widgets_values": ["red circle", entries[2][1]["widgets_values"][0]],
     }  # fmt: skip
     return {"revision": 0, "last_node_id": 1, "last_link_id": 0, "nodes": [instance], "links": [], "groups": [],
-            "definitions": {"subgraphs": [definition]}, "config": {}, "extra": {}, "version": 0.4}  # fmt: skip
+            "definitions": {"subgraphs": [definition]}, "config": {}, "version": 0.4,
+            "extra": {"BlueprintDescription": DESCRIPTION, "BlueprintSearchAliases": ALIASES}}  # fmt: skip
 
 
 def main() -> None:

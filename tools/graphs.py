@@ -50,13 +50,14 @@ def text_to_mask(s: Sheet) -> None:
         )
     with s.column("3. Pick a mask", "result"):
         mask = s.add("DiGSegPickMask", masks=found["masks"], names=THINGS[0])
-        s.add("PreviewAny", "Share of the picture, 0 to 1", source=mask["coverage"])
+        share = s.add("PreviewAny", "Share of the picture, 0 to 1", source=mask["coverage"])
     with s.column("4. Use it anywhere", "result", 280):
         s.add("MaskPreview", "Everything that was found", mask=found["union"])
         s.note(
             "`mask` is an ordinary ComfyUI MASK, exactly 0 or 1. Connect it to inpainting, compositing, upscaling ...",
             110,
         )
+    s.app([(photo, "image"), (found, "text"), (mask, "names")], [found, mask, share])
 
 
 def semantic_map(s: Sheet) -> None:
@@ -88,7 +89,8 @@ def semantic_map(s: Sheet) -> None:
         )
     with s.column("5. Ids and shares", "result", 300):
         s.add("PreviewImage", "Class ids: 1, 2, 3 ... of 255 look black", images=classes["ids"])
-        s.add("PreviewAny", "Id, class, share", source=classes["table"])
+        table = s.add("PreviewAny", "Id, class, share", source=classes["table"])
+    s.app([(photo, "image"), (prompts, "text")], [classes, table])
 
 
 def cutout(s: Sheet) -> None:
@@ -106,7 +108,7 @@ def cutout(s: Sheet) -> None:
         s.note("Join Image with Alpha takes the part to make transparent, so the mask is inverted.", 90)
     with s.column("4. Transparent cut-out", "result", 300):
         cut = s.add("JoinImageWithAlpha", image=photo["IMAGE"], alpha=inverted[0])
-        s.add("SaveImage", images=cut[0], filename_prefix="digseg/cutout")
+        saved = s.add("SaveImage", images=cut[0], filename_prefix="digseg/cutout")
     with s.column("5. New background", "result", 300):
         backdrop = s.add("LoadImage", "Background", image="scene-3.png")
         pasted = s.add(
@@ -116,7 +118,8 @@ def cutout(s: Sheet) -> None:
             mask=soft[0],
             resize_source=True,
         )
-        s.add("PreviewImage", images=pasted[0])
+        shown = s.add("PreviewImage", images=pasted[0])
+    s.app([(photo, "image"), (found, "text"), (mask, "names"), (backdrop, "image")], [saved, shown])
 
 
 def _soft_edge(s: Sheet, mask: Node, grow: int, blur: int) -> Node:
@@ -126,11 +129,11 @@ def _soft_edge(s: Sheet, mask: Node, grow: int, blur: int) -> Node:
     return s.add("ImageToMask", image=blurred[0], channel="red")
 
 
-def _select(s: Sheet, loader: Node, photo: Node) -> Node:
+def _select(s: Sheet, loader: Node, photo: Node) -> tuple[Node, Node]:
     with s.column("2. Say what to replace", "segment", 340):
         found = _segment(s, loader, photo, PAINT_FROM)
     with s.column("3. Take its mask", "segment", 320):
-        return s.add("DiGSegPickMask", names="", masks=found["masks"])
+        return found, s.add("DiGSegPickMask", names="", masks=found["masks"])
 
 
 def inpaint_demo(s: Sheet) -> None:
@@ -141,7 +144,7 @@ def inpaint_demo(s: Sheet) -> None:
         f"**{PAINT_TO}** into it with the small text-to-image model that comes with the pack\n4. segment "
         f"**{PAINT_TO}** in the result and measure how well it fills the region.",
     )
-    mask = _select(s, loader, photo)
+    found, mask = _select(s, loader, photo)
     with s.column("4. Grow and feather", "segment", 260):
         soft = _soft_edge(s, mask, 3, 2)
         s.note("Where this mask is 0 the photo stays as it is, to the last bit.", 100)
@@ -175,7 +178,7 @@ def inpaint_demo(s: Sheet) -> None:
             source=pixels[0],
             mask=soft[0],
         )
-        s.add("SaveImage", images=result[0], filename_prefix="digseg/inpaint")
+        painting = s.add("SaveImage", images=result[0], filename_prefix="digseg/inpaint")
     with s.column("8. Is it there now?", "check", 340):
         again = _segment(s, loader, result, PAINT_TO)
     with s.column("9. Its mask", "check", 320):
@@ -183,12 +186,13 @@ def inpaint_demo(s: Sheet) -> None:
     with s.column("10. Measure", "check", 320):
         scores = s.add("DiGSegCompareMasks", prediction=there["mask"], truth=mask["mask"])
         s.add("PreviewAny", "IoU of what was asked and what is found", source=scores["IoU"])
+    s.app([(photo, "image"), (found, "text"), (positive, "text"), (again, "text")], [painting, scores])
 
 
 def _inpaint(s: Sheet, note: str, load, steps: int, cfg: float, prompt: str, guidance: float = 0.0) -> None:
     """Segment, grow and feather, and paint with a full-size checkpoint through core nodes only."""
     loader, photo = _load(s, PAINT, note, 330)
-    mask = _select(s, loader, photo)
+    _, mask = _select(s, loader, photo)
     with s.column("4. Grow and feather", "segment", 280):
         soft = _soft_edge(s, mask, 4, 4)
         s.note("A hard mask leaves the old outline visible: grow it by 1 to 2 % of the picture, then blur by as much.", 90)
@@ -241,9 +245,15 @@ PHOTO_HINT = (
 )
 
 
+def hub(repository: str, name: str, directory: str) -> tuple[str, str, str]:
+    """A file on Hugging Face as Sheet.files wants it."""
+    return name, f"https://huggingface.co/{repository}/resolve/main/{name}", directory
+
+
 def inpaint_sd15(s: Sheet) -> None:
     def load(s: Sheet):
         file = s.add("CheckpointLoaderSimple", ckpt_name="sd-v1-5-inpainting.ckpt")
+        s.files(file, hub("stable-diffusion-v1-5/stable-diffusion-inpainting", "sd-v1-5-inpainting.ckpt", "checkpoints"))
         return file["MODEL"], file["CLIP"], file["VAE"]
 
     _inpaint(
@@ -261,6 +271,7 @@ def inpaint_sd15(s: Sheet) -> None:
 def inpaint_sdxl(s: Sheet) -> None:
     def load(s: Sheet):
         file = s.add("CheckpointLoaderSimple", ckpt_name="sd_xl_base_1.0.safetensors")
+        s.files(file, hub("stabilityai/stable-diffusion-xl-base-1.0", "sd_xl_base_1.0.safetensors", "checkpoints"))
         return file["MODEL"], file["CLIP"], file["VAE"]
 
     _inpaint(
@@ -280,6 +291,10 @@ def inpaint_flux_fill(s: Sheet) -> None:
         unet = s.add("UNETLoader", unet_name="flux1-fill-dev.safetensors")
         clip = s.add("DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl_fp16.safetensors", type="flux")
         vae = s.add("VAELoader", vae_name="ae.safetensors")
+        fill, texts = "black-forest-labs/FLUX.1-Fill-dev", "comfyanonymous/flux_text_encoders"
+        s.files(unet, hub(fill, "flux1-fill-dev.safetensors", "diffusion_models"))
+        s.files(clip, *(hub(texts, name, "text_encoders") for name in ("clip_l.safetensors", "t5xxl_fp16.safetensors")))
+        s.files(vae, hub(fill, "ae.safetensors", "vae"))
         return unet[0], clip[0], vae[0]
 
     _inpaint(

@@ -62,7 +62,9 @@ def _table(columns: list[str], rows: list[tuple]) -> str:
 def with_tables(page: str, found: dict[str, str]) -> str:
     """The page with what stands under each of these headings replaced by its table."""
     for heading, table in found.items():
-        page = re.sub(rf"(^## {heading}\n\n)(?:\|.*\n)*", lambda match, table=table: f"{match[1]}{table}\n", page, flags=re.M)
+        page = re.sub(
+            rf"(^## {heading}\n\n)(?:\|.*\n)*\n?", lambda match, table=table: f"{match[1]}{table}\n\n", page, flags=re.M
+        )
     return page
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .api import widget_names
 
@@ -34,6 +36,18 @@ PICTURE_NODES = (
     "KSampler",
     "SamplerCustom",
 )
+
+
+PACK = "digseg-nodes"
+"""This pack's name in the registry."""
+CORE, CORE_VERSION = "comfy-core", "0.3.75"
+"""ComfyUI's own nodes as the page names them, and the version the graphs were laid out on."""
+
+
+def pack_version() -> str:
+    """The version that pyproject.toml gives the pack."""
+    text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    return re.search(r'^version = "([^"]+)"', text, re.MULTILINE)[1]
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,18 @@ class Sheet:
     bottom: float = 0
     y: float = 0
     width: int = 0
+    extra: dict = field(default_factory=dict)
+
+    def app(self, inputs: list[tuple[Node, str]], outputs: list[Node]) -> None:
+        """Let the graph open as an app: these widgets of these nodes to fill in, what these nodes show to look at."""
+        chosen = [[node.content["id"], name] for node, name in inputs]
+        self.extra |= {"linearMode": True, "linearData": {"inputs": chosen, "outputs": [node.content["id"] for node in outputs]}}
+
+    def files(self, node: Node, *files: tuple[str, str, str]) -> None:
+        """Name the files that a node needs, (name, address, folder below models/), so that the page can offer them."""
+        node.content["properties"]["models"] = [
+            {"name": name, "url": url, "directory": directory} for name, url, directory in files
+        ]
 
     @contextmanager
     def column(self, title: str, kind: str, width: int = 320):
@@ -159,7 +185,7 @@ class Sheet:
             "flags": {},
             "order": number - 1,
             "mode": 0,
-            "properties": {"Node name for S&R": content["type"]},
+            "properties": _origin(content["type"]),
             **content,
         }
         self.nodes.append(node)
@@ -175,9 +201,17 @@ class Sheet:
             "links": self.links,
             "groups": self.groups,
             "config": {},
-            "extra": {"ds": {"scale": 0.7, "offset": [60, 90]}},
+            "extra": {"ds": {"scale": 0.7, "offset": [60, 90]}, **self.extra},
             "version": 0.4,
         }
+
+
+def _origin(kind: str) -> dict:
+    """Where a node comes from, so that the page can offer to install what is missing."""
+    if kind == "MarkdownNote":
+        return {"Node name for S&R": kind}
+    ours = kind.startswith("DiGSeg")
+    return {"Node name for S&R": kind, "cnr_id": PACK if ours else CORE, "ver": pack_version() if ours else CORE_VERSION}
 
 
 def _value(name: str, known: dict, inputs: dict):

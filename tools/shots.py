@@ -40,6 +40,7 @@ QUIET = {
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Workflow.Persist": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
 READY = "() => !!(window.app && window.app.graph && window.LiteGraph && LiteGraph.registered_node_types['DiGSegSegment'])"

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .. import host
+from .schema import schema
 from .types import CATEGORY, checkpoint_options, mask_target_input
 
 
@@ -11,8 +12,10 @@ class DiGSegCheckpointLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegCheckpointLoader",
+            search_aliases=["load segmentation model", "text to mask"],
+            advanced=["mask_target"],
             display_name="Load DiGSeg Checkpoint",
             category=CATEGORY,
             description="Loads a DiGSeg checkpoint: the segmentation U-Net with its text encoder and VAE.",
@@ -48,8 +51,10 @@ class DiGSegUNETLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegUNETLoader",
+            search_aliases=["load segmentation unet"],
+            advanced=["mask_target"],
             display_name="Load DiGSeg U-Net",
             category=CATEGORY,
             description="Loads only the segmentation U-Net; CLIP and VAE come from the Stable Diffusion checkpoint it was "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from .. import host
+from .schema import schema
 from .types import CATEGORY
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ class DiGSegLoraLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegLoraLoader",
+            search_aliases=["segmentation lora"],
             display_name="Load DiGSeg LoRA",
             category=CATEGORY,
             description="Applies a LoRA to a DiGSeg model: kohya, peft, diffusers and old attention-processor files. All of "

@@ -11,6 +11,7 @@ from .. import host
 from ..core import masks as mask_ops
 from ..core.notes import with_words
 from . import types
+from .schema import schema
 from .types import CATEGORY
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ class DiGSegPickMask(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegPickMask",
+            search_aliases=["choose mask", "union of masks", "subtract mask", "inpaint mask"],
+            has_intermediate_output=True,
             display_name="DiGSeg Pick Mask",
             category=CATEGORY,
             is_output_node=True,
@@ -66,8 +69,10 @@ class DiGSegListMasks(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegListMasks",
+            search_aliases=["mask batch", "mask list", "masks by name"],
+            advanced=["frame"],
             display_name="DiGSeg List Masks",
             category=CATEGORY,
             description="Gives the masks of all prompts one by one: as a batch, and as a list, for nodes that then run once for "

@@ -12,6 +12,7 @@ from ..core import draw, label_maps, metrics
 from ..core import masks as mask_ops
 from ..core.prompts import parse_thresholds
 from . import types
+from .schema import schema
 from .types import CATEGORY
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ class DiGSegSemanticMap(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegSemanticMap",
+            search_aliases=["semantic segmentation", "label map", "class map"],
+            advanced=["class_thresholds", "save_prefix"],
             display_name="DiGSeg Semantic Map",
             category=CATEGORY,
             is_output_node=True,
@@ -83,8 +86,9 @@ class DiGSegUncertainty(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegUncertainty",
+            search_aliases=["confidence", "entropy", "heat map"],
             display_name="DiGSeg Uncertainty",
             category=CATEGORY,
             is_output_node=True,
@@ -130,8 +134,10 @@ class DiGSegCompareMasks(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegCompareMasks",
+            search_aliases=["iou", "dice", "mask difference", "evaluate mask"],
+            advanced=["tolerance"],
             display_name="DiGSeg Compare Masks",
             category=CATEGORY,
             is_output_node=True,

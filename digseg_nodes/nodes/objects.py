@@ -12,6 +12,7 @@ from ..core import objects
 from ..core.notes import with_words
 from ..core.object_picture import draw_objects
 from . import types
+from .schema import schema
 from .types import CATEGORY
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ class DiGSegSplitObjects(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegSplitObjects",
+            search_aliases=["count objects", "bounding box", "instances", "connected components", "segs", "crop"],
+            advanced=["largest", "fill_holes", "close_gaps", "connectivity", "padding", "crop_factor"],
+            has_intermediate_output=True,
             display_name="DiGSeg Split Objects",
             category=CATEGORY,
             is_output_node=True,

@@ -12,6 +12,7 @@ from ..core.draw import draw_overlay
 from ..core.notes import with_words
 from ..core.training_pairs import DATA_FILE, make_pairs, save_pairs
 from . import types
+from .schema import schema
 from .types import CATEGORY
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ class DiGSegSavePair(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegSavePair",
+            search_aliases=["training data", "dataset", "fine-tune"],
+            advanced=["threshold"],
             display_name="DiGSeg Save Training Pair",
             category=CATEGORY,
             is_output_node=True,

@@ -12,6 +12,7 @@ from ..core.draw import draw_overlay, to_picture
 from ..core.notes import told
 from ..core.prompts import note_on_separators, parse_prompts
 from . import types
+from .schema import schema
 from .types import CATEGORY
 
 if TYPE_CHECKING:
@@ -25,8 +26,20 @@ class DiGSegSegment(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegSegment",
+            search_aliases=[
+                "segment",
+                "text to mask",
+                "semantic segmentation",
+                "inpaint mask",
+                "matting",
+                "sam",
+                "clipseg",
+                "grounding",
+            ],
+            advanced=["seed", "steps", "ensemble", "resolution", "tile", "uncertainty", "mirror"],
+            essentials_category="Image Tools",
             display_name="DiGSeg Segment",
             category=CATEGORY,
             is_output_node=True,

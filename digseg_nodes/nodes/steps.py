@@ -11,6 +11,7 @@ from .. import host
 from ..core import inference
 from ..core.prompts import PRESETS, note_on_separators, parse_prompts, preset_text
 from . import types
+from .schema import schema
 from .types import CATEGORY
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ class DiGSegPrompts(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegPrompts",
+            search_aliases=["segmentation prompt", "class list"],
             display_name="DiGSeg Text Prompts",
             category=CATEGORY,
             description="Encodes what to select: one class a line, or the class list of a public data set.",
@@ -59,8 +61,10 @@ class DiGSegEncodeImage(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegEncodeImage",
+            search_aliases=["segmentation image"],
+            advanced=["tile", "mirror"],
             display_name="DiGSeg Encode Image",
             category=CATEGORY,
             description="Encodes photos once, to be asked about many times.",
@@ -93,8 +97,10 @@ class DiGSegSampler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegSampler",
+            search_aliases=["segmentation sampler"],
+            advanced=["seed", "ensemble"],
             display_name="DiGSeg Sampler",
             category=CATEGORY,
             description="Draws one mask latent per frame and prompt with deterministic DDIM.",
@@ -141,8 +147,10 @@ class DiGSegDecodeMasks(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegDecodeMasks",
+            search_aliases=["segmentation decode"],
+            advanced=["uncertainty"],
             display_name="DiGSeg Decode Masks",
             category=CATEGORY,
             description="Turns mask latents into soft masks on the photo's own pixels.",

@@ -10,6 +10,7 @@ from .. import host
 from ..core import inference
 from ..core.latent_space import LATENT_CHANNELS
 from . import types
+from .schema import schema
 from .types import CATEGORY
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ class DiGSegConditioning(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegConditioning",
+            search_aliases=["segmentation conditioning", "ksampler mask"],
             display_name="DiGSeg Conditioning",
             category=CATEGORY,
             description="Lets ComfyUI's own samplers draw masks: ties the photo to the text. Sample at cfg 1.0.",
@@ -52,8 +54,9 @@ class DiGSegSigmas(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegSigmas",
+            search_aliases=["segmentation scheduler", "trailing"],
             display_name="DiGSeg Scheduler",
             category=CATEGORY,
             description="The noise levels a DiGSeg model visits (trailing spacing), for SamplerCustom.",
@@ -71,8 +74,9 @@ class DiGSegBaseLoader(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DiGSegBaseLoader",
+            search_aliases=["demo model"],
             display_name="Load DiGSeg Base",
             category=CATEGORY,
             description="Loads the tiny text-to-image model the demo checkpoint was trained from, for painting into masks. "

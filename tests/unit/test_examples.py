@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.graphs import GRAPHS
+from tools.graphs import BIG, GRAPHS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(
@@ -35,3 +36,29 @@ def test_tools_named_in_the_documentation_start(name):
         [sys.executable, "-m", f"tools.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert f"{name}.py" in help_text
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_says_where_its_nodes_and_files_come_from(name):
+    graph = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+    for node in graph["nodes"]:
+        if node["type"] != "MarkdownNote":
+            assert node["properties"]["cnr_id"] == ("digseg-nodes" if node["type"].startswith("DiGSeg") else "comfy-core")
+            assert node["properties"]["ver"]
+    files = [file for node in graph["nodes"] for file in node["properties"].get("models", [])]
+    loaders = [n for n in graph["nodes"] if "Loader" in n["type"] and not n["type"].startswith("DiGSeg")]
+    named = {value for node in loaders for value in node["widgets_values"] if str(value).endswith((".safetensors", ".ckpt"))}
+    assert {file["name"] for file in files} == named
+    assert all(file["url"].endswith(f"/{file['name']}") and file["directory"] for file in files)
+    assert (name in BIG) == bool(files)
+
+
+@pytest.mark.parametrize("name", ["text_to_mask", "semantic_map", "cutout", "inpaint_demo"])
+def test_a_graph_that_opens_as_an_app_names_widgets_and_results_that_are_there(name):
+    graph = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+    nodes, extra = {node["id"]: node for node in graph["nodes"]}, graph["extra"]
+    assert extra["linearMode"] is True and extra["linearData"]["inputs"] and extra["linearData"]["outputs"]
+    for number, widget in extra["linearData"]["inputs"]:
+        slots = {slot["name"]: slot for slot in nodes[number]["inputs"]}
+        assert "widget" in slots[widget] and slots[widget]["link"] is None
+    assert set(extra["linearData"]["outputs"]) <= set(nodes)
