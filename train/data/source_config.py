@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from digseg_nodes.core.prompts import PRESETS, parse_prompts, preset_text
+from train.settings.bounds import Count, Side, whole
 from train.settings.yaml_config import UserPath
 
 Marks = Literal["auto", "bright", "dark", "any", "alpha", "transparent"]
@@ -19,10 +20,18 @@ class BelowRoot:
     """Marks a path that is below `root` instead of relative to the data YAML."""
 
 
+def _words(names: list) -> list[str]:
+    """Names of classes as they stand in a list; ValueError for what is none."""
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"a list of classes holds names, found {name!r}; names in quotation marks are always text")
+    return names
+
+
 def _plain_names(value):
     """A list of names, or names with one phrase, are short for names with a list of phrases."""
     if isinstance(value, list):
-        value = {name: [name] for name in value}
+        value = {name: [name] for name in _words(value)}
     if isinstance(value, dict):
         value = {k: [v] if isinstance(v, str) else v or [k] for k, v in value.items()}
     return value
@@ -38,9 +47,9 @@ Part = Literal["train", "validation", "test"]
 class SourceConfig(BaseModel):
     """What every kind of source has: its share in a mix (`weight`) and an upper limit on its images (`limit`)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     weight: Annotated[float, Field(gt=0)] = 1.0
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Count | None = None
 
 
 class DemoConfig(SourceConfig):
@@ -49,9 +58,9 @@ class DemoConfig(SourceConfig):
 
     type: Literal["demo"]
     split: Literal["train", "val", "test"] = "train"
-    scenes: Annotated[int, Field(ge=1)] = 1000
-    seed: int = 0
-    size: Annotated[int, Field(ge=32)] = 128
+    scenes: Count = 1000
+    seed: whole(0, 2**63, "a seed has 64 bits") = 0
+    size: Side = 128
     aspects: Annotated[list[Literal["1:1", "4:3", "3:2", "16:9", "3:4", "2:3", "9:16"]], Field(min_length=1)] = ["1:1"]
 
 
@@ -152,16 +161,20 @@ class IndexConfig(PairedConfig):
         values = _from_preset(values) if values.get("preset") else dict(values)
         names = values.get("classes")
         if isinstance(names, list):
-            skip = set(values.get("skip", []))
-            numbers = (number for number in count(values.get("first", 0)) if number not in skip)
-            values["classes"] = {name: [next(numbers)] for name in names}
+            first, skip = values.get("first", 0), values.get("skip", [])
+            if not isinstance(first, int):
+                raise ValueError(f"first must be the number of the first class, found {first!r}")
+            if not isinstance(skip, list) or not all(isinstance(number, int) for number in skip):
+                raise ValueError(f"skip must be a list of numbers, e.g. [3, 7], found {skip!r}")
+            left = (number for number in count(first) if number not in set(skip))
+            values["classes"] = {name: [next(left)] for name in _words(names)}
         elif isinstance(names, dict):
             values["classes"] = {k: [v] if isinstance(v, int) else v for k, v in names.items()}
         return values
 
 
 def _from_preset(values: dict) -> dict:
-    if values["preset"] not in PRESETS:
+    if not isinstance(values["preset"], str) or values["preset"] not in PRESETS:
         raise ValueError(f"there is no preset {values['preset']!r}; known: {', '.join(PRESETS)}")
     prompts = parse_prompts(preset_text(values["preset"]))
     synonyms = {prompt.name: list(prompt.wordings[1:]) for prompt in prompts if prompt.wordings[1:]}
