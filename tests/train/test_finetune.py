@@ -204,6 +204,7 @@ VARIANTS = {
     "lora": ["lora={rank: 4, alpha: 2}"],
     "bf16": ["mixed_precision=bf16", "gradient_accumulation=2", "gradient_checkpointing=true"],
     "adamw_8bit": ["optimizer.kind=adamw_8bit"],
+    "adamw_not_fused": ["optimizer.fused=false"],
     "fresh": ["cache_latents=false", "augment.variants=1", "workers=1"],
 }
 

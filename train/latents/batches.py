@@ -34,8 +34,12 @@ class Batch:
     drawn: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """The same batch on a device; from pinned memory the copy runs beside the device's work."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in pinned memory; what DataLoader calls with `pin_memory`."""
+        return self._map(Tensor.pin_memory)
 
     def _map(self, change) -> "Batch":
         values = (getattr(self, field.name) for field in fields(self))

@@ -100,7 +100,8 @@ class Checkpointer:
 
     def _settings(self) -> dict:
         """The configuration as JSON values, with what else decides the course of a run."""
-        return {**json.loads(self.config.model_dump_json()), "processes": self.accelerator.num_processes}
+        values = {"tf32": self.config.allows_tf32, "processes": self.accelerator.num_processes}
+        return {**json.loads(self.config.model_dump_json()), **values}
 
     def export_best(self, step: int) -> Path:
         """Write best.safetensors (or best-lora.safetensors)."""

@@ -283,7 +283,7 @@ def announce(
     """Say before the first step what is going to be needed: memory, and time by a trial pass of one micro-batch."""
     if accelerator.is_main_process:
         _announce_memory(config, model, accelerator)
-    seconds = _seconds(trial, accelerator) * config.gradient_accumulation
+    seconds = _seconds(trial, accelerator, config.compile) * config.gradient_accumulation
     left = timedelta(seconds=round(seconds * steps_left))
     accelerator.print(f"about {seconds:.2f} s a step, {left} for what is left, without validation")
 
@@ -300,11 +300,11 @@ def _announce_memory(config: TrainConfig, model: CheckpointConfig, accelerator: 
         tqdm.write(f"WARNING: {device} has {there / GIB:.2f} GiB. {SAVING}")
 
 
-def _seconds(trial: Callable[[], None], accelerator: Accelerator) -> float:
+def _seconds(trial: Callable[[], None], accelerator: Accelerator, first_is_special: bool) -> float:
     """Seconds of a trial pass: encoding without the cache, forward and backward pass of one micro-batch.
 
-    The first pass is slow, so a second one counts; one that takes long on a CPU is not worth it. Several processes have
-    to make as many passes as each other, whatever their clocks say.
+    The first pass is slow, so a second one counts; one that takes long on a CPU is not worth it, unless it compiled. Several
+    processes have to make as many passes as each other, whatever their clocks say.
     """
     device = accelerator.device
     for _ in range(2):
@@ -313,6 +313,6 @@ def _seconds(trial: Callable[[], None], accelerator: Accelerator) -> float:
         trial()
         synchronize(device)
         seconds = time.perf_counter() - started
-        if accelerator.num_processes == 1 and device.type == "cpu" and seconds > WORTH_REPEATING:
+        if not first_is_special and accelerator.num_processes == 1 and device.type == "cpu" and seconds > WORTH_REPEATING:
             break
     return seconds

@@ -18,7 +18,7 @@ from train.learning.processes import StopSignals, any_process, make_accelerator
 from train.learning.run_log import RunLog
 from train.learning.run_progress import RunProgress
 from train.learning.start import load_base
-from train.learning.trained import Trained, prepare_unet
+from train.learning.trained import Trained, check_compile, prepare_unet
 from train.learning.training_set import open_training_set
 from train.learning.validator import Validator
 from train.scoring.report import write_report
@@ -35,6 +35,7 @@ class Trainer:
         for frozen in (networks.vae, networks.text_encoder):
             frozen.to(device)
         check_optimizer(config.optimizer, device)
+        check_compile(config, device)
         data = open_training_set(config, networks, accelerator)
         self.batches = data.batches
         self.trained = Trained(config, accelerator, {"unet": prepare_unet(networks.unet, config, device)})
@@ -63,7 +64,13 @@ class Trainer:
     def _train(self) -> bool:
         """Step by step to the end; False when a signal stopped it before."""
         start, steps = self.progress.step, self.config.steps
-        loader = DataLoader(self.batches, batch_size=None, sampler=range(start, steps), num_workers=self.config.workers)
+        loader = DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=range(start, steps),
+            num_workers=self.config.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
         bar = tqdm(total=steps, initial=start, desc="training", unit="step", disable=not self.accelerator.is_main_process)
         with bar, StopSignals() as signals:
             for parts in self.pace.batches(loader):

@@ -1,4 +1,4 @@
-"""The optimizer of a configuration: torch's fused AdamW, or bitsandbytes' with moments of eight bits."""
+"""The optimizer of a configuration: torch's AdamW, or bitsandbytes' with moments of eight bits."""
 
 import torch
 from torch.nn import Parameter
@@ -11,7 +11,7 @@ def make_optimizer(groups: list[dict], settings: Optimizer) -> torch.optim.Optim
     """AdamW over groups of `params` with their own `lr`, all on one device, as check_optimizer has found possible."""
     options = {"lr": settings.lr, "betas": settings.betas, "weight_decay": settings.weight_decay}
     if settings.kind == "adamw":
-        return torch.optim.AdamW(groups, **options, fused=True)
+        return torch.optim.AdamW(groups, **options, fused=settings.fused)
     return _adamw_8bit()(groups, **options)
 
 

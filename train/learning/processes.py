@@ -14,7 +14,8 @@ ENCODING_TIME = timedelta(days=1)
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """This process's part in the run, with TensorBoard where it is asked for."""
+    """This process's part in the run, with TensorBoard where it is asked for; sets whether CUDA may use TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allows_tf32
     accelerator = Accelerator(
         gradient_accumulation_steps=config.gradient_accumulation,
         mixed_precision=config.mixed_precision,

@@ -15,14 +15,15 @@ from train.learning.optimizer import make_optimizer
 from train.learning.resume import optimizer_tensors, restore_optimizer
 from train.networks.lora import add_lora
 from train.settings.train_config import TrainConfig
+from train.settings.yaml_config import ConfigError
 
 
 class Trained:
     """Everything that a run trains, saves and averages.
 
     modules: the networks by name, in the order of the optimizer's groups; the names are the prefixes of their tensors in states
-    and checkpoints. called: the same as the accelerator wraps them, which is what a loss calls. rates: a network's own
-    learning rate; the others have `optimizer.lr`.
+    and checkpoints. called: the same as the accelerator wraps them and torch.compile translates them, which is what a loss
+    calls; validation and export use `modules`. rates: a network's own learning rate; the others have `optimizer.lr`.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Trained:
         self.rates = {name: (rates or {}).get(name, config.optimizer.lr) for name in modules}
         groups = [{"params": list(weights.values()), "lr": self.rates[name]} for name, weights in self.weights().items()]
         *called, self.optimizer = accelerator.prepare(*modules.values(), make_optimizer(groups, config.optimizer))
-        self.called = dict(zip(modules, called, strict=True))
+        self.called = dict(zip(modules, map(torch.compile, called) if config.compile else called, strict=True))
         self.ema = EMAModel(self.parameters(), decay=config.ema, foreach=True) if config.ema else None
 
     def weights(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -142,6 +143,20 @@ def prepare_unet(unet: nn.Module, config: TrainConfig, device: torch.device) -> 
     if config.channels_last:
         unet.to(memory_format=torch.channels_last)
     return unet.to(device)
+
+
+def check_compile(config: TrainConfig, device: torch.device) -> None:
+    """Raise ConfigError where `compile: true` cannot be had on `device`: before anything long begins."""
+    if not config.compile:
+        return
+    try:
+        torch.compile(nn.Linear(2, 2).to(device))(torch.ones(1, 2, device=device)).sum().backward()
+    except Exception as error:  # a missing compiler, driver or Triton, each with an exception class of its own
+        reason = str(error).strip().splitlines() or [""]
+        raise ConfigError(
+            f"compile: torch.compile cannot run here ({type(error).__name__}: {reason[0]}). It needs a C++ compiler, and Triton "
+            "on a GPU. Install them, or set `compile: false`."
+        ) from error
 
 
 def weights_of_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,10 +27,11 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class Optimizer(Strict):
     """AdamW with linear warm-up, then decay to `final_lr_share` of the rate at the last step.
 
-    kind: "adamw", or "adamw_8bit" with moments of eight bits (package bitsandbytes).
+    kind: "adamw", or "adamw_8bit" with moments of eight bits (package bitsandbytes). fused: AdamW's step in one kernel.
     """
 
     kind: Literal["adamw", "adamw_8bit"] = "adamw"
+    fused: bool = True
     lr: Annotated[float, Field(gt=0)] = 3e-5
     warmup_steps: whole(0, 99_999_999, "a number of steps") = 100
     decay: Literal["constant", "cosine", "exponential"] = "exponential"
@@ -128,6 +129,8 @@ class TrainConfig(Strict):
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     channels_last: bool = False
+    compile: bool = False
+    tf32: bool | None = None
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     workers: Workers = 0
     encode_batch: Batch | None = None
@@ -162,6 +165,11 @@ class TrainConfig(Strict):
     def sampling_steps(self) -> int:
         """U-Net calls per mask the checkpoint is meant for: export.steps, or 1 for end_to_end, 10 for diffusion."""
         return self.export.steps or (1 if self.objective == "end_to_end" else 10)
+
+    @property
+    def allows_tf32(self) -> bool:
+        """Whether CUDA may round the factors of float32 products to TF32: tf32, or where mixed_precision is not "no"."""
+        return self.mixed_precision != "no" if self.tf32 is None else self.tf32
 
     @property
     def encoded_at_once(self) -> int:
