@@ -1,5 +1,6 @@
 """The command itself: training, exact resume after SIGKILL, export, evaluation."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from digseg_nodes.core.checkpoint import CheckpointError, open_checkpoint
-from tests.train.helpers import tiny_base
+from tests.train.helpers import folder_dataset, tiny_base
 from train.learning.loop import Trainer
 from train.learning.resume import ResumeError, latest_state, load_state, save_state
 from train.learning.run_log import read_log
@@ -132,6 +136,26 @@ def test_a_state_from_before_a_setting_existed_goes_on_with_its_default(config_f
     assert [line["step"] for line in losses(trainer.config.output) if "loss" in line] == [1, 2, 3, 4, 5]
 
 
+def test_a_run_says_when_its_data_have_changed(config_file, tmp_path, capsys):
+    data = f"data={folder_dataset(tmp_path / 'own')}"
+    Trainer(load_config(config_file, [data, "steps=2"])).run()
+    first = capsys.readouterr().out
+    assert "images, 0 without any mask" in first  # the account
+    Trainer(load_config(config_file, [data, "steps=2"])).run()
+    printed = capsys.readouterr().out
+    assert "nothing was left to do: the run ended at step 2" in printed
+    assert "changed" not in printed
+    mask = tmp_path / "own/masks/box/000.png"
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    for steps, advice in ((2, "Nothing was trained on it"), (2, "Nothing was trained on it"), (3, "The run goes on with it")):
+        Trainer(load_config(config_file, [data, f"steps={steps}"])).run()
+        printed = capsys.readouterr().out
+        assert "the training data have changed since step 2: of 4 photos some have other pixels" in printed
+        assert advice in printed
+    Trainer(load_config(config_file, [data, "steps=4"])).run()
+    assert "changed" not in capsys.readouterr().out  # step 3 was trained on it
+
+
 def test_only_the_last_states_are_kept_and_half_written_ones_never_read(tmp_path):
     for step in (1, 2, 3):
         save_state(tmp_path, step, {"x": torch.full((2,), float(step))}, {"step": step}, keep=2)
@@ -245,6 +269,26 @@ def test_a_lora_file_merged_into_its_base_equals_the_trained_model(config_file, 
         expected = trainer.networks.unet.eval()(*inputs).sample
         assert torch.allclose(merged(*inputs).sample, expected, atol=1e-5)
         assert not torch.allclose(plain(*inputs).sample, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_lora_has_the_strength_that_its_file_says(tmp_path, beside):
+    """alpha in diffusers' metadata, or in peft's adapter_config.json beside the file: as the node takes it."""
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    unet = load_networks(tiny_base(tmp_path / "eight.safetensors", in_channels=8)).unet
+    weight = unet.get_submodule(layer).weight
+    down, up, before = torch.randn(4, weight.shape[1]), torch.randn(weight.shape[0], 4), weight.detach().clone()
+    path = tmp_path / ("adapter_model.safetensors" if beside else "lora.safetensors")
+    said = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 1.0})}
+    tensors = {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}
+    save_file(tensors, path, None if beside else said)
+    if beside:
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 1.0}))
+    merge_lora(unet, path)
+    assert torch.allclose(weight - before, up @ down / 4, atol=1e-5)
+    save_file({**tensors, f"unet.{layer}.dora_scale": torch.ones(1)}, tmp_path / "dora.safetensors")
+    with pytest.raises(CheckpointError, match="only plain LoRAs"):
+        merge_lora(unet, tmp_path / "dora.safetensors")
 
 
 def test_a_lora_on_a_text_to_image_base_is_refused(config_file):
