@@ -56,6 +56,7 @@ from .core.latent_space import LATENT_CHANNELS, SCALING_FACTOR, SEGMENTER_CHANNE
 from .core.ldm_names import translate, vae_modules
 from .core.lora_fit import bias_of, does_not_fit, half_pairs, wrong_shapes
 from .core.lora_names import adapter_settings, layers_of, to_kohya
+from .core.mask_decoder import PREFIX, MaskDecoder, split_lora
 from .core.preview import SIZE as PREVIEW_SIZE
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
 from .core.unet_layout import UnsupportedUNet, head_counts, host_layout
@@ -160,7 +161,8 @@ class _HostConfig(comfy.supported_models_base.BASE):
 
 
 class DiGSegModel(comfy.model_base.BaseModel):
-    """The denoiser f_θ as a ComfyUI model; `digseg_config` is its checkpoint's CheckpointConfig."""
+    """The denoiser f_θ as a ComfyUI model; `digseg_config` is its checkpoint's CheckpointConfig, `digseg_mask_decoder` the
+    HostMaskDecoder that came with it or None."""
 
     def __init__(self, host_config, config: CheckpointConfig):
         kinds = comfy.model_base.ModelType
@@ -169,6 +171,7 @@ class DiGSegModel(comfy.model_base.BaseModel):
         super().__init__(host_config, kind, device=None, unet_model=_ImageFirstUNet if pictures else UNetModel)
         self.digseg_config = config
         self.concat_keys = ("concat_image",) if pictures else ()
+        self.digseg_mask_decoder = None
         sigmas = sigmas_of(alphas_cumprod(config.scheduler)).clamp(max=STOCK_SIGMA_MAX)
         self.model_sampling.set_sigmas(sigmas)
 
@@ -176,6 +179,8 @@ class DiGSegModel(comfy.model_base.BaseModel):
         """What the host's save nodes write, with what our loaders need to know beside it; they drop foreign metadata."""
         tensors = super().state_dict_for_saving(*args, **kwargs)
         metadata = {**describe_config(self.digseg_config, "saved by ComfyUI"), "digseg.layout": LDM_LAYOUT}
+        decoder = {} if self.digseg_mask_decoder is None else self.digseg_mask_decoder.patcher.model.state_dict()
+        tensors |= {PREFIX + key: tensor for key, tensor in decoder.items()}
         return {**tensors, METADATA_TENSOR: metadata_tensor(metadata)}
 
     def concat_cond(self, **kwargs):
@@ -217,7 +222,51 @@ def load_model(checkpoint: Checkpoint, weight_dtype: str = "default") -> ModelPa
     patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     patcher = patcher_class(model, load_device=mm.get_torch_device(), offload_device=offload)
     _load_weights(model, patcher, weights, checkpoint.path.name)
+    model.digseg_mask_decoder = _managed(checkpoint.mask_decoder(_read))
     return patcher
+
+
+MASK_DECODER = "digseg_mask_decoder"
+"""The attachment of a MODEL that holds the mask decoder of its LoRA; clones of the MODEL keep it."""
+
+
+@dataclass(frozen=True)
+class HostMaskDecoder:
+    """A guided mask decoder in ComfyUI's model management, the GuidedDecoder of core/engine.py; always in fp32."""
+
+    patcher: ModelPatcher
+
+    @property
+    def guide(self) -> float:
+        """As trained."""
+        return self.patcher.model.config.guide
+
+    def photo_features(self, photo: Tensor) -> list[Tensor]:
+        """[1,3,H,W] in [-1,1] → features on the device."""
+        need = 3 * self.patcher.model.bytes_per_mask(tuple(photo.shape[-2:]))  # the photo's branch is wider, and one mask
+        mm.load_models_gpu([self.patcher], memory_required=need)
+        return self.patcher.model.photo_features(photo.to(self.patcher.load_device))
+
+    def logits(self, latents: Tensor, features: list[Tensor]) -> Tensor:
+        """Unscaled latents [N,4,h,w] → [N,H,W] float32 on the CPU."""
+        found = self.patcher.model(latents.to(features[0].device, torch.float32), features).float().cpu()
+        return _finite(found, "decoded mask", "U-Net")
+
+    def chunk(self, guide_size: tuple[int, int]) -> int:
+        """How many masks one call may decode in the memory that is free now."""
+        device = self.patcher.load_device
+        if mm.is_device_cpu(device):
+            return CPU_CHUNK
+        each = self.patcher.model.bytes_per_mask(guide_size)
+        return int(max(1, min(GPU_CHUNK, 0.7 * mm.get_free_memory(device) // each)))
+
+
+def _managed(decoder: MaskDecoder | None) -> HostMaskDecoder | None:
+    """A mask decoder where ComfyUI can load and unload it."""
+    if decoder is None:
+        return None
+    devices = {"load_device": mm.get_torch_device(), "offload_device": mm.unet_offload_device()}
+    return HostMaskDecoder(comfy.model_patcher.ModelPatcher(decoder, **devices))
 
 
 def _read(path: str) -> dict[str, Tensor]:
@@ -323,9 +372,10 @@ def lora_fingerprint(name: str) -> float | str:
 def apply_lora(model: ModelPatcher, path: Path, strength: float = 1.0) -> ModelPatcher:
     """A copy of the MODEL with a LoRA on its U-Net, every tensor of it, or CheckpointError naming those that do not fit.
 
-    The file may be kohya's, peft's, diffusers' or of the old attention processors. strength: 1 as trained, 0 none.
+    The file may be kohya's, peft's, diffusers' or of the old attention processors. strength: 1 as trained, 0 none. A mask decoder
+    in it takes the place of the MODEL's.
     """
-    lora = read_lora(path)
+    lora, decoder = read_lora(path)
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
     weights = model.model.state_dict()
     unmapped = sorted(key for layer, keys in layers_of(lora).items() if layer not in targets for key in keys)
@@ -343,18 +393,21 @@ def apply_lora(model: ModelPatcher, path: Path, strength: float = 1.0) -> ModelP
         raise CheckpointError(does_not_fit(path, lacking, len(layers_of(lora)), "have nothing to add"))
     patched = model.clone()
     patched.add_patches(patches, strength)
+    if decoder is not None and strength:
+        patched.set_attachments(MASK_DECODER, _managed(decoder))
     return patched
 
 
-def read_lora(path: Path) -> dict[str, Tensor]:
-    """A LoRA's tensors under kohya's names; CheckpointError when the file is none."""
+def read_lora(path: Path) -> tuple[dict[str, Tensor], MaskDecoder | None]:
+    """A LoRA's tensors under kohya's names and the mask decoder it may carry; CheckpointError when the file is none."""
     check_header(path)
     try:
         lora, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
     except Exception as error:
         raise CheckpointError(describe_not_safetensors(path, error)) from error
+    lora, decoder = split_lora(lora, metadata or {}, path.name)
     try:
-        return to_kohya(lora, metadata, adapter_settings(path))
+        return to_kohya(lora, metadata, adapter_settings(path)), decoder
     except CheckpointError as error:
         raise CheckpointError(f"{path.name} is no LoRA for a DiGSeg model: {error}") from error
 
@@ -668,6 +721,13 @@ class HostEngine:
         """The config of the MODEL, else of the VAE's checkpoint."""
         model = self.model or self.resolution_from
         return getattr(getattr(model, "model", None), "digseg_config", None) or getattr(self.vae, "digseg_config", None)
+
+    @property
+    def mask_decoder(self) -> HostMaskDecoder | None:
+        """That of the MODEL's LoRA, else of its checkpoint."""
+        if self.model is None:
+            return None
+        return self.model.get_attachment(MASK_DECODER) or getattr(self.model.model, "digseg_mask_decoder", None)
 
     def check_vae(self) -> None:
         """See `check_vae`."""

@@ -31,6 +31,8 @@ from train.networks.layouts import Components, write_folder, write_ldm, write_si
 from train.settings.command import run
 
 WRITERS = {"single": write_single, "unet": write_unet, "ldm": write_ldm, "diffusers": write_folder}
+PARTS = {"unet", "vae", "text_encoder", "mask_decoder", "scheduler"}
+"""Fields of the configuration that are set key by key, if at all."""
 MODELSPEC = ("title", "description", "license", "author")
 
 
@@ -85,7 +87,7 @@ def edited(config: CheckpointConfig, metadata: dict[str, str], edits: list[str])
             metadata = {**metadata, f"modelspec.{key}": text}
         elif separator and inner and isinstance(getattr(config, name, None), dict):
             config = replace(config, **{name: {**getattr(config, name), inner: yaml.safe_load(text)}})
-        elif separator and not inner and name in known - {"unet", "vae", "text_encoder", "scheduler"}:
+        elif separator and not inner and name in known - PARTS:
             config = replace(config, **{name: yaml.safe_load(text)})
         else:
             raise CheckpointError(

@@ -24,6 +24,7 @@ from .geometry import PHOTO_SHAPES
 from .host_saved import LARGEST, METADATA_TENSOR, metadata_of
 from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 from .ldm_names import LDM_PREFIX, names_from_ldm
+from .mask_decoder import MaskDecoder, MaskDecoderConfig, build_mask_decoder
 from .schedule import check_scheduler
 from .untrusted import check_header, kind_of, parse_json, shown
 
@@ -58,7 +59,7 @@ class CheckpointConfig:
     `overlay` (white on the photo). default_steps: DDIM steps. initial_noise: `gaussian` (3.7) or `zero` (one-step
     checkpoints). threshold: the paper's τ in [0, 1]. resolution: longest image side in pixels seen in training. photo_shape:
     how photos that are not square were shaped in training, of geometry.PHOTO_SHAPES; files that do not say were padded to a
-    square.
+    square. mask_decoder: `MaskDecoderConfig.to_dict` of the guided mask decoder, None where there is none.
     """
 
     unet: dict
@@ -73,6 +74,7 @@ class CheckpointConfig:
     class_names: list[str] = field(default_factory=list)
     base_model: str = ""
     photo_shape: str = "square"
+    mask_decoder: dict | None = None
 
     def __post_init__(self):
         check_config({f.name: getattr(self, f.name) for f in fields(self)})
@@ -80,6 +82,8 @@ class CheckpointConfig:
         _one_of("prediction_type", self.prediction_type, PREDICTION_TYPES)
         _one_of("mask_target", self.mask_target, MASK_TARGETS)
         _one_of("initial_noise", self.initial_noise, INITIAL_NOISES)
+        if self.mask_decoder is not None:
+            MaskDecoderConfig.from_dict(self.mask_decoder)
 
     @property
     def prediction_type(self) -> str:
@@ -158,6 +162,18 @@ class Checkpoint:
             out.update({part.name_of(k): v for k, v in tensors if part.name_of(k) is not None})
         return dict(_modern(out)) if component == "vae" else out
 
+    def mask_decoder(self, read: Callable[[str], dict[str, Tensor]] | None = None) -> MaskDecoder | None:
+        """The guided mask decoder in float32, or None of a checkpoint without one; `read` as for `state_dict`."""
+        config, there = self.config.mask_decoder, "mask_decoder" in self.parts
+        if config is None and not there:
+            return None
+        if config is None or not there:
+            found = "has its tensors and no configuration" if there else "is described and has no tensors"
+            raise CheckpointError(
+                f"{self.path.name}: the mask decoder {found}. The file was edited; export or download it again."
+            )
+        return build_mask_decoder(config, self.state_dict("mask_decoder", read), self.path.name)
+
 
 def _read_wanted(file: Path, part: Part) -> Iterator[tuple[str, Tensor]]:
     with safe_open(str(file), framework="pt") as f:
@@ -192,11 +208,13 @@ def save_checkpoint(
     """Write a single-file checkpoint atomically (a reader never sees half a file).
 
     components: tensors per component of COMPONENTS, in diffusers / transformers names. extra_metadata goes on top of the
-    `modelspec.*` fields. Raises CheckpointError on an unknown component or an empty U-Net.
+    `modelspec.*` fields. Raises CheckpointError on an unknown component, an empty U-Net, or half a mask decoder.
     """
     unknown = set(components) - set(COMPONENTS)
     if unknown or not components.get("unet"):
         raise CheckpointError(f"A checkpoint holds {', '.join(COMPONENTS)} and at least the unet; got {sorted(components)}.")
+    if (config.mask_decoder is None) == ("mask_decoder" in components):
+        raise CheckpointError("A mask decoder's tensors and its configuration belong together; only one of them was given.")
     tensors = {f"{c}.{k}": v.detach().cpu().contiguous() for c, sd in components.items() for k, v in sd.items()}
     metadata = describe_config(config, title, description, license)
     write_safetensors(Path(path), tensors, {**metadata, **(extra_metadata or {})})
@@ -340,6 +358,8 @@ def _ldm_parts(path: Path, keys: Iterable[str], config: CheckpointConfig, text_p
         names["unet"] = {k: n for k, n in names["unet"].items() if n != "conv_in.weight"} | {LDM_CONV_IN: "conv_in.weight"}
     if "text_encoder" in names:
         names["text_encoder"] = {k: n.removeprefix(text_prefix) for k, n in names["text_encoder"].items()}
+    own = {k: k.removeprefix("mask_decoder.") for k in keys if k.startswith("mask_decoder.")}
+    names |= {"mask_decoder": own} if own else {}
     return {c: Part([path], names=n) for c, n in names.items()}
 
 
@@ -399,4 +419,5 @@ def _open_own_folder(path: Path, configs: dict[str, dict], own: dict, mask_targe
     config = _read_config(path, metadata)
     if mask_target != "auto":
         config = replace(config, mask_target=mask_target)
-    return Checkpoint(path, config, {c: Part(diffusers_folder.weight_files(path / c)) for c in configs}, metadata)
+    folders = [*configs, *(c for c in ("mask_decoder",) if (path / c).is_dir())]
+    return Checkpoint(path, config, {c: Part(diffusers_folder.weight_files(path / c)) for c in folders}, metadata)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-import torch
 from torch import Tensor
 
+from .engine import GuidedDecoder
 from .geometry import Geometry
 from .tiles import TilePlan, cut_tile
 
@@ -46,13 +46,6 @@ class EncodedImage:
         """Whether latents[index] shows the frame (or tile) with left and right swapped."""
         return index % self.views == 1
 
-    def turn_back(self, soft: Tensor) -> Tensor:
-        """Masks of every view [F,K,H,W] → [V,F/V,K,H,W], all the same way round as the photo."""
-        if not self.mirrored:
-            return soft[None]
-        views = soft.unflatten(0, (-1, self.views)).movedim(1, 0)  # [V,F/V,K,H,W]
-        return torch.stack([view.flip(-1) if number else view for number, view in enumerate(views)])
-
 
 @dataclass(frozen=True)
 class EncodedPrompts:
@@ -70,7 +63,8 @@ class EncodedPrompts:
 class MaskSource:
     """What a LATENT of masks must carry to be decoded: LATENT["digseg"]. members: [E,F*K,4,h,w] or None.
 
-    threshold and mask_target are the checkpoint's; excluded as in EncodedPrompts.
+    threshold and mask_target are the checkpoint's, and so is mask_decoder, the guided one that may decode the masks; None
+    where there is none. excluded as in EncodedPrompts.
     """
 
     image: EncodedImage
@@ -79,6 +73,7 @@ class MaskSource:
     mask_target: str = "binary"
     members: Tensor | None = None
     excluded: tuple[str, ...] = ()
+    mask_decoder: GuidedDecoder | None = None
 
 
 class MaskLatent(TypedDict):

@@ -37,6 +37,23 @@ class Progress:
         self.show(self.done, self.total, preview)
 
 
+class GuidedDecoder(Protocol):
+    """A guided mask decoder (mask_decoder.MaskDecoder) that runs somewhere; it travels with its masks, LATENT["digseg"]."""
+
+    @property
+    def guide(self) -> float:
+        """How many times the U-Net's resolution the photo may have, at most."""
+
+    def photo_features(self, photo: Tensor) -> Any:
+        """What all masks of a photo [1,3,H,W] in [-1,1] share, sides multiples of 8."""
+
+    def logits(self, latents: Tensor, features: Any) -> Tensor:
+        """Unscaled mask latents [N,4,h,w] → logits [N,H,W] at the photo's size, float32 on the CPU."""
+
+    def chunk(self, guide_size: tuple[int, int]) -> int:
+        """How many masks one call may decode now with a photo of (height, width)."""
+
+
 class Engine(Protocol):
     """Networks that run somewhere. Latents are unscaled (as the VAE gives them), float32; what is returned lies on the CPU.
 
@@ -54,6 +71,10 @@ class Engine(Protocol):
     @property
     def photo_shape(self) -> str:
         """How it saw photos that are not square, of geometry.PHOTO_SHAPES."""
+
+    @property
+    def mask_decoder(self) -> GuidedDecoder | None:
+        """The guided mask decoder that goes with the U-Net, if there is one."""
 
     def check_vae(self) -> None:
         """Raises ValueError unless there is a VAE whose latents the U-Net reads."""

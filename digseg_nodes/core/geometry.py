@@ -25,6 +25,11 @@ class Geometry:
     resized: tuple[int, int]
     padded: tuple[int, int]
 
+    @property
+    def latent(self) -> tuple[int, int]:
+        """(height, width) of the latent."""
+        return self.padded[0] // PIXELS_PER_LATENT, self.padded[1] // PIXELS_PER_LATENT
+
 
 def shape_step(resolution: int) -> int:
     """Sides of photos in their own shape are multiples of this: a sixteenth of the resolution, a multiple of 8."""
@@ -48,6 +53,18 @@ def plan_geometry(height: int, width: int, resolution: int, shape: str = "whole"
 def _filled(side: int) -> int:
     """The next multiple of PIXELS_PER_LATENT."""
     return -(-side // PIXELS_PER_LATENT) * PIXELS_PER_LATENT
+
+
+def guide_geometry(seen: Geometry, guide: float) -> Geometry:
+    """The size at which a photo guides the masks of the guided decoder: up to `guide` times what the U-Net saw of it, no
+    larger than the photo itself unless the U-Net saw it larger.
+
+    Latent pixels become whole multiples of PIXELS_PER_LATENT, so that the photo lies on the latent's grid to half a pixel.
+    """
+    scale = max(1.0, min(guide, max(seen.original) / max(seen.resized)))
+    grid = tuple(int(cells * scale + 1e-6) for cells in seen.latent)
+    resized = tuple(max(1, round(side * to / cells)) for side, to, cells in zip(seen.resized, grid, seen.latent, strict=True))
+    return Geometry(seen.original, resized, (grid[0] * PIXELS_PER_LATENT, grid[1] * PIXELS_PER_LATENT))
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ddim, geometry, masks, schedule, tiles
+from . import ddim, decoding, geometry, masks, schedule, tiles
 from .checkpoint import CheckpointConfig
 from .encoded import EncodedImage, EncodedPrompts, MaskLatent, MaskSource
 from .engine import Engine, Progress
-from .overlay_target import masks_from_pixels
 from .preview import MaskPreview
 from .prompts import Prompt, excluded_names
 
@@ -213,7 +212,8 @@ def sample_masks(
         for job, latent in zip(chunk, latents, strict=True):
             out[job.member, job.frame * count + job.prompt] += latent / len(prompts.embeddings[job.prompt])
     kept = out if members > 1 else None
-    source = MaskSource(image, prompts.names, config.threshold, config.mask_target, kept, prompts.excluded)
+    drawn = (config.threshold, config.mask_target, kept, prompts.excluded, engine.mask_decoder)
+    source = MaskSource(image, prompts.names, *drawn)
     return {"samples": out.mean(0), "digseg": source}
 
 
@@ -237,15 +237,15 @@ def _jobs(prompts: EncodedPrompts, frames: int, members: int) -> list[_Job]:
     ]
 
 
-def empty_mask(image: EncodedImage, name: str, config: CheckpointConfig | None = None) -> MaskLatent:
-    """A LATENT for a stock sampler to fill with one mask a frame: zeros [F,4,h,w]. config: read for how it draws masks.
+def empty_mask(image: EncodedImage, name: str, engine: Engine | None = None) -> MaskLatent:
+    """A LATENT for a stock sampler to fill with one mask a frame: zeros [F,4,h,w]. engine: read for how it draws masks.
 
     White space in the name counts as in DiGSeg Text Prompts: ValueError for nothing but that.
     """
     name = " ".join(name.split())
     if not name:
         raise ValueError("The mask has no name; write what it is called in `name`, so that it can be picked later.")
-    drawn = (config.threshold, config.mask_target) if config else ()
+    drawn = (engine.config.threshold, engine.config.mask_target, None, (), engine.mask_decoder) if engine else ()
     return {"samples": torch.zeros_like(image.latents), "digseg": MaskSource(image, (name,), *drawn)}
 
 
@@ -298,20 +298,26 @@ def _sample_chunk(run: _Run, chunk: list[_Job]) -> Tensor:
     return torch.cat([_sample_chunk(run, part) for part in (chunk[:half], chunk[half:])])
 
 
-def decode_masks(engine: Engine, latent: MaskLatent, uncertainty: bool = False, progress: Progress | None = None) -> masks.Masks:
-    """A LATENT of masks to soft masks on the photo's own pixels (3.7), one VAE decode per mask and view; views are averaged.
+def decode_masks(
+    engine: Engine, latent: MaskLatent, uncertainty: bool = False, progress: Progress | None = None, decoder: str = "auto"
+) -> masks.Masks:
+    """A LATENT of masks to soft masks on the photo's own pixels (3.7), one decode per mask and view; views are averaged.
 
     uncertainty: decode every ensemble member too, and keep the per-pixel standard deviation of the masks of all members
-    and views.
+    and views. decoder: one of decoding.DECODERS.
     """
-    engine.check_vae()
     source = _source_of(latent)
+    if decoding.chosen_decoder(decoder, source.mask_decoder) == "vae":
+        engine.check_vae()
     members = 1 if source.members is None else len(source.members)
     progress = progress or engine.progress(Workload.of_decoding(len(latent["samples"]), members, uncertainty).total)
-    soft = _decode(engine, latent["samples"], source, progress)  # [V,B,K,H,W]
-    spread = _spread(engine, soft, source, progress) if uncertainty else None
-    mean = soft.mean(0) if len(soft) > 1 else soft[0]
-    return masks.Masks(mean, source.names, source.image.image, source.threshold, spread, source.excluded)
+    drawn = [latent["samples"], *(source.members if uncertainty and members > 1 else ())]
+    soft, kind = decoding.read_masks(engine, drawn, source, uncertainty, decoder, progress)  # [R,B,K,H,W]
+    views = len(soft) // len(drawn)
+    mean = soft[:views].mean(0) if views > 1 else soft[0]
+    every = soft[views:] if len(drawn) > 1 else soft
+    spread = every.std(0, correction=0) if uncertainty and len(every) > 1 else None
+    return masks.Masks(mean, source.names, source.image.image, source.threshold, spread, source.excluded, kind)
 
 
 def _source_of(latent: MaskLatent) -> MaskSource:
@@ -334,35 +340,6 @@ def _source_of(latent: MaskLatent) -> MaskSource:
     return source
 
 
-def _spread(engine: Engine, soft: Tensor, source: MaskSource, progress: Progress) -> Tensor | None:
-    """Standard deviation [B,K,H,W] over the masks of all members and views, or None of one. soft: the mean's [V,B,K,H,W]."""
-    every = soft if source.members is None else torch.cat([_decode(engine, m, source, progress) for m in source.members])
-    return every.std(0, correction=0) if len(every) > 1 else None
-
-
-def _decode(engine: Engine, latents: Tensor, source: MaskSource, progress: Progress) -> Tensor:
-    """[F*K,4,h,w] → soft masks of every view [V,B,K,H,W] float32 in [0,1]."""
-    image, count = source.image, len(source.names)
-    soft = torch.empty(len(latents), *image.geometry.original)
-    for rows in torch.arange(len(latents)).split(engine.decode_chunk(tuple(latents.shape[-2:]))):
-        pixels = engine.decode(latents[rows])
-        photos = _fitted_photos(image, rows // count) if source.mask_target == "overlay" else pixels
-        soft[rows] = geometry.unfit(masks_from_pixels(pixels, photos, source.mask_target), image.geometry)
-        progress.advance(len(rows))
-    soft = image.turn_back(soft.unflatten(0, (-1, count)))  # [F*K,H,W], F = B*T*V → [V,B*T,K,H,W]
-    if image.tile_plan is None:
-        return soft
-    soft = soft.unflatten(1, (len(image.image), len(image.tile_plan.corners)))  # [V,B,T,K,h,w]
-    return torch.stack([tiles.join_tiles(view, image.tile_plan) for view in soft])
-
-
-def _fitted_photos(image: EncodedImage, frames: Tensor) -> Tensor:
-    """The photos (or tiles) behind these frame numbers as the network saw them: [N,3,8h,8w] in [0,1]."""
-    numbers = frames.tolist()
-    photos = [image.frame(n).flip(1) if image.is_mirrored(n) else image.frame(n) for n in numbers]
-    return torch.cat([geometry.fit(photo[None], image.geometry) for photo in photos])
-
-
 def segment(
     engine: Engine,
     image: Tensor,
@@ -371,12 +348,14 @@ def segment(
     look: ImageSettings,
     uncertainty: bool = False,
     progress: Progress | None = None,
+    decoder: str = "auto",
 ) -> masks.Masks:
     """All of it in one, with one progress bar: the same masks, bit for bit, as the four steps one by one."""
     check_image(image, look)
     engine.check_vae()
+    decoding.chosen_decoder(decoder, engine.mask_decoder)
     progress = progress or engine.progress(segment_workload(engine.config, image, prompts, settings, look, uncertainty).total)
     asked = encode_prompts(engine, prompts, progress)
     _check_width(asked, engine.config)
     encoded = encode_image(engine, image, look, progress)
-    return decode_masks(engine, sample_masks(engine, asked, encoded, settings, progress), uncertainty, progress)
+    return decode_masks(engine, sample_masks(engine, asked, encoded, settings, progress), uncertainty, progress, decoder)

@@ -7,6 +7,7 @@ statistics of a whole picture or of other prompts, so a mask depends on its own 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -17,6 +18,10 @@ from torch import Tensor, nn
 from .errors import CheckpointError
 from .latent_space import LATENT_CHANNELS, PIXELS_PER_LATENT, SCALING_FACTOR
 
+PREFIX = "mask_decoder."
+"""Of the decoder's tensors in a file."""
+LORA_CONFIG = "digseg.mask_decoder"
+"""Metadata of a LoRA file that carries a mask decoder: `MaskDecoderConfig.to_dict` as JSON."""
 KINDS = ("guided",)
 WIDEST, DEEPEST, LARGEST_GUIDE = 512, 16, 16.0
 LEVELS = 4
@@ -49,8 +54,7 @@ class MaskDecoderConfig:
         if not (known and widths and blocks and guide and channels):
             raise CheckpointError(
                 f"The checkpoint's mask decoder is {asdict(self)}; this version knows kind {' or '.join(KINDS)}, {LEVELS} widths "
-                f"of 4 to {WIDEST}, 0 to {DEEPEST} blocks and a guide of 1 to {LARGEST_GUIDE:g}. Update the node pack, or decode "
-                "with the VAE."
+                f"of 4 to {WIDEST}, 0 to {DEEPEST} blocks and a guide of 1 to {LARGEST_GUIDE:g}. Update the node pack."
             )
 
     def to_dict(self) -> dict:
@@ -107,12 +111,58 @@ class MaskDecoder(nn.Module):
         x = self.at_half(self.to_half(x, half))
         return self.out(self.to_full(x, full)).squeeze(1)
 
+    def bytes_per_mask(self, guide_size: tuple[int, int]) -> int:
+        """Memory in bytes that decoding one mask takes beside the photo's features, float32, generously."""
+        full, half, _, _ = self.config.widths
+        return 4 * guide_size[0] * guide_size[1] * (5 * full + 2 * half)
+
     def _on_grid(self, latents: Tensor, grid: tuple[int, int], guide: tuple[int, int]) -> Tensor:
         """The latents' features [M,C,*grid], which know how much larger than the U-Net's the guide of `guide` pixels is."""
         ratio = (guide[0] * guide[1] / (latents.shape[-2] * latents.shape[-1])) ** 0.5 / PIXELS_PER_LATENT
         scale = torch.full_like(latents[:, :1], ratio).log2()
         x = self.latent_in(torch.cat([latents * SCALING_FACTOR, scale], 1).contiguous(memory_format=torch.channels_last))
         return _resize(x, grid)
+
+
+def build_mask_decoder(config: dict, tensors: dict[str, Tensor], name: str) -> MaskDecoder:
+    """A mask decoder in float32 from `MaskDecoderConfig.to_dict` and its tensors; `name` is the file's, for errors.
+
+    CheckpointError for tensors that are lacking, left over, of another shape, or not finite.
+    """
+    with torch.device("meta"):
+        decoder = MaskDecoder(MaskDecoderConfig.from_dict(config))
+    expected = {key: tuple(tensor.shape) for key, tensor in decoder.state_dict().items()}
+    found = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        raise CheckpointError(
+            f"{name}: {len(wrong)} tensors of its mask decoder do not fit its configuration, for example {wrong[0]} "
+            f"({found.get(wrong[0], 'not there')} instead of {expected.get(wrong[0], 'none')}). The file is damaged or was "
+            "edited; export or download it again."
+        )
+    weights = {key: tensor.float() for key, tensor in tensors.items()}
+    if bad := sorted(key for key, tensor in weights.items() if not torch.isfinite(tensor).all()):
+        raise CheckpointError(f"{name}: its mask decoder holds NaN or infinite values, for example in {bad[0]}. Export it again.")
+    decoder.load_state_dict(weights, assign=True)
+    return decoder.eval().requires_grad_(False)
+
+
+def split_lora(tensors: dict[str, Tensor], metadata: dict[str, str], name: str) -> tuple[dict[str, Tensor], MaskDecoder | None]:
+    """A LoRA file's tensors without those of the mask decoder it may carry, and that decoder.
+
+    Its tensors are named `mask_decoder.*`, its configuration is JSON in the metadata's LORA_CONFIG.
+    """
+    own = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items() if key.startswith(PREFIX)}
+    if not own:
+        return tensors, None
+    try:
+        config = json.loads(metadata[LORA_CONFIG])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{name} carries a mask decoder, but its {LORA_CONFIG} cannot be read ({error!r}). Export it again."
+        ) from error
+    rest = {key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)}
+    return rest, build_mask_decoder(config, own, name)
 
 
 class _Photo(nn.Module):

@@ -25,7 +25,7 @@ class Masks:
     soft: [B,K,H,W] float32 in [0,1], frame by frame, within a frame prompt by prompt. names: K labels. image: the
     photo [B,H,W,3] in [0,1]. threshold: the checkpoint's τ. spread: [B,K,H,W] float32 in [0, 0.5], the standard
     deviation over the masks of all ensemble members and views, or None of a single one. excluded: those of the names whose
-    masks are taken away from the union of the others.
+    masks are taken away from the union of the others. decoder: which one decoded them, `vae` or `guided`.
     """
 
     soft: Tensor
@@ -34,6 +34,7 @@ class Masks:
     threshold: float = 0.5
     spread: Tensor | None = None
     excluded: tuple[str, ...] = ()
+    decoder: str = "vae"
 
     def select(self, indices: list[int]) -> Masks:
         """The same frames with only the prompts at `indices`, in that order."""

@@ -36,16 +36,18 @@ class Segmenter:
         prompts: str | Sequence[Prompt],
         settings: SamplerSettings = SamplerSettings(),  # noqa: B008 (frozen)
         uncertainty: bool = False,
+        decoder: str = "auto",
     ) -> Masks:
         """Soft masks [B,K,H,W] in [0,1] of the photo set last, K prompts on its own pixels.
 
-        prompts: text with one thing a line, `name: synonym, synonym`, or Prompts. RuntimeError before `set_image`.
+        prompts: text with one thing a line, `name: synonym, synonym`, or Prompts. decoder: one of
+        decoding.DECODERS. RuntimeError before `set_image`.
         """
         if self.image is None:
             raise RuntimeError("There is no photo; call set_image first.")
         asked = self._encoded(parse_prompts(prompts) if isinstance(prompts, str) else list(prompts))
         latent = sample_masks(self.engine, asked, self.image, settings)
-        return decode_masks(self.engine, latent, uncertainty)
+        return decode_masks(self.engine, latent, uncertainty, decoder=decoder)
 
     def _encoded(self, prompts: list[Prompt]) -> EncodedPrompts:
         """c of the prompts; each is encoded once, whatever photos it is asked about."""

@@ -46,16 +46,20 @@ def cut_tile(image: Tensor, plan: TilePlan, index: int) -> Tensor:
     return image[..., r : r + h, c : c + w, :]
 
 
-def join_tiles(masks: Tensor, plan: TilePlan) -> Tensor:
-    """Masks of all tiles [B,T,K,h,w] → [B,K,H,W], a weighted mean that fades towards every tile's edge."""
-    batch, _, count, h, w = masks.shape
-    out = masks.new_zeros(batch, count, *plan.size)
-    total = masks.new_zeros(plan.size)
-    weight = torch.outer(_ramp(h), _ramp(w)).to(masks)  # [h,w]; a product, so that rows and columns fade independently
-    for t, (r, c) in enumerate(plan.corners):
-        out[:, :, r : r + h, c : c + w] += masks[:, t] * weight
-        total[r : r + h, c : c + w] += weight
-    return out / total
+def add_tile(out: Tensor, masks: Tensor, plan: TilePlan, index: int) -> None:
+    """Add masks of tile number `index` [...,h,w], already weighted, to masks of the whole image [...,H,W], in place."""
+    (r, c), (h, w) = plan.corners[index], plan.tile
+    out[..., r : r + h, c : c + w] += masks
+
+
+def tile_weights(plan: TilePlan) -> Tensor:
+    """How much every tile decides at its pixels: [T,h,w]; all tiles' weights add up to 1 at every pixel of the image."""
+    height, width = plan.tile
+    weight = torch.outer(_ramp(height), _ramp(width))  # [h,w]; a product, so that rows and columns fade independently
+    total = torch.zeros(plan.size)
+    for index in range(len(plan.corners)):
+        add_tile(total, weight, plan, index)
+    return torch.stack([weight / total[r : r + height, c : c + width] for r, c in plan.corners])
 
 
 def _ramp(length: int) -> Tensor:

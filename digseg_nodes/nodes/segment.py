@@ -59,6 +59,7 @@ class DiGSegSegment(io.ComfyNode):
                 types.tile_input(),
                 types.uncertainty_input(),
                 types.mirror_input(),
+                types.decoder_input(),
             ],
             outputs=[
                 types.DigsegMasks.Output(display_name="masks", tooltip="Soft masks of all prompts, kept apart."),
@@ -83,13 +84,14 @@ class DiGSegSegment(io.ComfyNode):
         tile: int,
         uncertainty: bool,
         mirror: bool = False,
+        decoder: str = "auto",
     ) -> io.NodeOutput:
         engine, prompts = host.HostEngine(model, clip, vae), parse_prompts(text)
         settings, look = inference.SamplerSettings(seed, steps, ensemble), inference.ImageSettings(resolution, tile, mirror)
         inference.check_image(image, look)
         work = inference.segment_workload(engine.config, image, prompts, settings, look, uncertainty)
         progress = engine.progress(work.total)
-        found = inference.segment(engine, image, prompts, settings, look, uncertainty, progress)
+        found = inference.segment(engine, image, prompts, settings, look, uncertainty, progress, decoder)
         overlay = draw_overlay(found, threshold)
         progress.advance(0, to_picture(overlay[0]))  # a node keeps showing its last preview
         united = masks.pick(found, "", "hard", threshold)

@@ -155,13 +155,14 @@ class DiGSegDecodeMasks(io.ComfyNode):
             category=CATEGORY,
             description="Turns mask latents into soft masks on the photo's own pixels.",
             inputs=[
-                io.Vae.Input("vae", tooltip="The VAE that encoded the image."),
+                io.Vae.Input("vae", tooltip="The VAE that encoded the image; the guided decoder does without it."),
                 io.Latent.Input("masks", tooltip="Of DiGSeg Sampler, or of a stock sampler behind DiGSeg Conditioning."),
                 types.uncertainty_input(),
+                types.decoder_input(),
             ],
             outputs=[types.DigsegMasks.Output(display_name="masks", tooltip="Soft masks of all prompts, kept apart.")],
         )
 
     @classmethod
-    def execute(cls, vae: VAE, masks: MaskLatent, uncertainty: bool) -> io.NodeOutput:
-        return io.NodeOutput(inference.decode_masks(host.HostEngine(vae=vae), masks, uncertainty))
+    def execute(cls, vae: VAE, masks: MaskLatent, uncertainty: bool, decoder: str = "auto") -> io.NodeOutput:
+        return io.NodeOutput(inference.decode_masks(host.HostEngine(vae=vae), masks, uncertainty, decoder=decoder))

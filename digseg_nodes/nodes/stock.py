@@ -34,7 +34,10 @@ class DiGSegConditioning(io.ComfyNode):
                 types.DigsegImage.Input("image", tooltip="Of DiGSeg Encode Image."),
                 io.String.Input("name", default="mask", tooltip="Label of the mask."),
                 io.Model.Input(
-                    "model", optional=True, tooltip="Optional: the MODEL, read only for its threshold and for how it draws masks."
+                    "model",
+                    optional=True,
+                    tooltip="Optional: the MODEL, read only for its threshold, for how it draws masks and for its mask decoder; "
+                    "without it the VAE decodes.",
                 ),
             ],
             outputs=[
@@ -45,8 +48,8 @@ class DiGSegConditioning(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning: list, image: EncodedImage, name: str, model: ModelPatcher | None = None) -> io.NodeOutput:
-        config = host.config_of(model) if model is not None else None
-        return io.NodeOutput(host.attach_image(conditioning, image.latents), inference.empty_mask(image, name, config))
+        engine = None if model is None else host.HostEngine(model)
+        return io.NodeOutput(host.attach_image(conditioning, image.latents), inference.empty_mask(image, name, engine))
 
 
 class DiGSegSigmas(io.ComfyNode):

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from .. import host
 from ..core.checkpoint import MASK_TARGETS
+from ..core.decoding import DECODERS
 from ..core.masks import EMPTY_MASK, IF_EMPTY, MODES
 
 DigsegMasks = io.Custom("DIGSEG_MASKS")
@@ -143,7 +144,7 @@ def uncertainty_input():
         "uncertainty",
         default=False,
         tooltip="Also decode every ensemble member, for DiGSeg Uncertainty. Needs an ensemble of 2 or more, or mirror; takes "
-        "one more VAE decode per member.",
+        "one more decode per member.",
     )
 
 
@@ -155,6 +156,19 @@ def mirror_input():
         optional=True,
         tooltip="Also segment the photo with left and right swapped, and average both masks: a little more exact, steadier, "
         "for twice the work. Leave it off when left and right matter, as in: left hand.",
+    )
+
+
+def decoder_input():
+    """Which decoder turns mask latents into masks."""
+    return io.Combo.Input(
+        "decoder",
+        options=list(DECODERS),
+        default="auto",
+        optional=True,
+        tooltip="What turns mask latents into masks. guided: the checkpoint's own mask decoder, which follows the edges of the "
+        "photo and is many times faster than the VAE. vae: the VAE, as in the paper. auto: guided where the checkpoint has "
+        "one, otherwise vae.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from digseg_nodes.core.checkpoint import Checkpoint, CheckpointConfig, open_checkpoint, save_checkpoint
+from digseg_nodes.core.mask_decoder import MaskDecoder, MaskDecoderConfig
 
 SMALL = {"block_out_channels": (32, 64, 128, 128), "layers_per_block": 1, "cross_attention_dim": 64}
 FULL = {"block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2}
@@ -178,3 +180,21 @@ def reference_ddim(unet, text: Tensor, image_latents: Tensor, noise: Tensor, sch
 def deviation(ours: Tensor, reference: Tensor) -> float:
     """Largest absolute difference, relative to the reference's largest value where that is above 1."""
     return ((ours - reference).abs().max() / reference.abs().max().clamp(min=1.0)).item()
+
+
+def with_mask_decoder(checkpoint: Path, target: Path, seed: int = 4, guide: float = 2.0) -> Path:
+    """A copy of a checkpoint with a small random mask decoder, whose logits are large enough to show."""
+    opened, decoder = open_checkpoint(checkpoint), make_mask_decoder(seed, guide)
+    parts = {name: opened.state_dict(name) for name in opened.components} | {"mask_decoder": decoder.state_dict()}
+    config = replace(opened.config, mask_decoder=decoder.config.to_dict())
+    save_checkpoint(target, parts, config, title="with a mask decoder")
+    return target
+
+
+def make_mask_decoder(seed: int = 4, guide: float = 2.0) -> MaskDecoder:
+    """A small random mask decoder."""
+    torch.manual_seed(seed)
+    decoder = MaskDecoder(MaskDecoderConfig(widths=(4, 8, 8, 8), blocks=1, guide=guide)).eval().requires_grad_(False)
+    decoder.out[-1].weight.mul_(20)
+    decoder.out[-1].bias.add_(1)
+    return decoder

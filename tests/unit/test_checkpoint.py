@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from digseg_nodes.core.checkpoint import (
 from digseg_nodes.core.diffusers_folder import pipeline_folders
 from digseg_nodes.core.host_saved import METADATA_TENSOR, metadata_tensor
 from digseg_nodes.core.ldm_names import unet_modules
+from digseg_nodes.core.mask_decoder import MaskDecoder, MaskDecoderConfig
 
 UNET = {"in_channels": 8, "out_channels": 4, "cross_attention_dim": 64}
 SCHEDULER = {"prediction_type": "v_prediction", "beta_schedule": "scaled_linear"}
@@ -247,3 +249,59 @@ LAYOUT = {
     "down_block_types": ["CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D"],
 }
+
+
+DECODER = MaskDecoderConfig(widths=(4, 4, 4, 4), blocks=0)
+
+
+def with_decoder(path: Path, values: dict | None = None, **tensors) -> Path:
+    """A checkpoint whose mask decoder says it is `values`, with some of its tensors replaced."""
+    parts = {**TENSORS, "mask_decoder": {**MaskDecoder(DECODER).state_dict(), **tensors}}
+    return save(path, replace(CONFIG, mask_decoder=values or DECODER.to_dict()), parts)
+
+
+def test_a_mask_decoder_goes_round(tmp_path):
+    opened = open_checkpoint(with_decoder(tmp_path / "a.safetensors"))
+    decoder, stored = opened.mask_decoder(), load_file(tmp_path / "a.safetensors")
+    assert decoder.config == DECODER and opened.config.mask_decoder == DECODER.to_dict()
+    assert all(torch.equal(stored[f"mask_decoder.{k}"], v) for k, v in decoder.state_dict().items())
+    assert open_checkpoint(save(tmp_path / "plain.safetensors")).mask_decoder() is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "unheard of"}, "this version knows kind guided"),
+        ({"widths": [4, 4]}, "4 widths of 4 to 512"),
+        ({"blocks": 99}, "0 to 16 blocks"),
+        ({"widths": 7}, "mask decoder"),
+    ],
+)
+def test_an_unknown_mask_decoder_is_refused_in_words(tmp_path, values, message):
+    path = with_decoder(tmp_path / "a.safetensors")
+    config = json.loads(open_checkpoint(path).config.to_json())
+    edit_metadata(path, config=json.dumps({**config, "mask_decoder": {**config["mask_decoder"], **values}}))
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(path)
+
+
+def test_a_mask_decoder_that_does_not_fit_is_refused_in_words(tmp_path):
+    wider = with_decoder(tmp_path / "a.safetensors", MaskDecoderConfig(widths=(4, 4, 4, 8), blocks=0).to_dict())
+    with pytest.raises(CheckpointError, match=r"a.safetensors: \d+ tensors of its mask decoder do not fit"):
+        open_checkpoint(wider).mask_decoder()
+    extra = with_decoder(tmp_path / "b.safetensors", stranger=torch.zeros(2))
+    with pytest.raises(CheckpointError, match=r"1 tensors .* for example stranger \(\(2,\) instead of none\)"):
+        open_checkpoint(extra).mask_decoder()
+    broken = with_decoder(tmp_path / "c.safetensors", **{"out.3.bias": torch.full((1,), torch.nan)})
+    with pytest.raises(CheckpointError, match=r"holds NaN or infinite values, for example in out.3.bias"):
+        open_checkpoint(broken).mask_decoder()
+
+
+def test_half_a_mask_decoder_is_none(tmp_path):
+    with pytest.raises(CheckpointError, match="belong together"):
+        save(tmp_path / "a.safetensors", replace(CONFIG, mask_decoder=DECODER.to_dict()))
+    path = with_decoder(tmp_path / "b.safetensors")
+    config = json.loads(open_checkpoint(path).config.to_json())
+    edit_metadata(path, config=json.dumps({**config, "mask_decoder": None}))
+    with pytest.raises(CheckpointError, match="has its tensors and no configuration"):
+        open_checkpoint(path).mask_decoder()

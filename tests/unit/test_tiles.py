@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from digseg_nodes.core.tiles import OVERLAP, cut_tiles, join_tiles, plan_tiles
+from digseg_nodes.core.tiles import OVERLAP, TilePlan, add_tile, cut_tiles, plan_tiles, tile_weights
 
 CASES = [
     (512, 512, 128),
@@ -18,6 +18,14 @@ CASES = [
     (1, 300, 64),
     (4000, 3001, 1024),
 ]
+
+
+def join_tiles(masks: torch.Tensor, plan: TilePlan) -> torch.Tensor:
+    """[B,T,K,h,w] → [B,K,H,W]."""
+    out = torch.zeros(masks.shape[0], masks.shape[2], *plan.size)
+    for index, weight in enumerate(tile_weights(plan)):
+        add_tile(out, masks[:, index] * weight, plan, index)
+    return out
 
 
 @pytest.mark.parametrize(("height", "width", "tile"), CASES)

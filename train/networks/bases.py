@@ -11,30 +11,37 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from digseg_nodes.core.checkpoint import TEXT_PREFIX, Checkpoint, CheckpointConfig, CheckpointError, not_finite, open_checkpoint
 from digseg_nodes.core.latent_space import LATENT_CHANNELS, SCALING_FACTOR, segments, unet_input_channels
+from digseg_nodes.core.mask_decoder import MaskDecoder
 from digseg_nodes.core.schedule import alphas_cumprod
 from train.networks.single_file import is_single_file, open_single_file, open_vae_file
 
 
 @dataclass
 class Networks:
-    """A U-Net that takes image and mask latents, the frozen VAE and text encoder, and what the base says about itself."""
+    """A U-Net that takes image and mask latents, the frozen VAE and text encoder, what the base says about itself, and its
+    guided mask decoder where it has one."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     config: CheckpointConfig
+    mask_decoder: MaskDecoder | None = None
 
     def to(self, device: str | torch.device | None) -> "Networks":
         """Move everything to a device, None meaning the accelerator of this machine or else the CPU."""
-        for module in (self.unet, self.vae, self.text_encoder):
+        for module in self._modules():
             module.to(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
         return self
 
     def eval(self) -> "Networks":
         """Put everything into evaluation mode."""
-        for module in (self.unet, self.vae, self.text_encoder):
+        for module in self._modules():
             module.eval()
         return self
+
+    def _modules(self) -> list[nn.Module]:
+        parts = (self.unet, self.vae, self.text_encoder, self.mask_decoder)
+        return [module for module in parts if module is not None]
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -100,7 +107,7 @@ def load_networks(base: Path, components: Path | None = None, init: str = "pretr
         text_encoder=parts["text_encoder"].config.text_encoder,
         base_model=checkpoint.config.base_model or base.stem,
     )
-    return Networks(unet, vae, text, config)
+    return Networks(unet, vae, text, config, checkpoint.mask_decoder())
 
 
 def _check_widths(unet: Checkpoint, text: Checkpoint) -> None:

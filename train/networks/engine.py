@@ -11,6 +11,7 @@ from torch import Tensor
 from digseg_nodes.core.checkpoint import CheckpointConfig
 from digseg_nodes.core.ddim import ddim_sample, predict_x0
 from digseg_nodes.core.engine import OnStep, Progress
+from digseg_nodes.core.mask_decoder import MaskDecoder
 from digseg_nodes.core.schedule import DDIMSchedule
 from digseg_nodes.core.segmenter import Segmenter
 from train.networks.bases import Networks, call_unet, decode_latents, encode_pixels, load_networks, scaling
@@ -41,6 +42,12 @@ class DiffusersEngine:
     def photo_shape(self) -> str:
         """The checkpoint's."""
         return self.config.photo_shape
+
+    @property
+    def mask_decoder(self) -> "ModuleDecoder | None":
+        """The networks' own."""
+        decoder = self.networks.mask_decoder
+        return None if decoder is None else ModuleDecoder(decoder)
 
     def check_vae(self) -> None:
         """Networks always come with their VAE."""
@@ -96,6 +103,32 @@ class DiffusersEngine:
         return Progress(total)
 
 
+@dataclass(frozen=True)
+class ModuleDecoder:
+    """The GuidedDecoder of core/engine.py on a network where it lies."""
+
+    network: MaskDecoder
+
+    @property
+    def guide(self) -> float:
+        """As trained."""
+        return self.network.config.guide
+
+    @torch.no_grad()
+    def photo_features(self, photo: Tensor) -> list[Tensor]:
+        """[1,3,H,W] in [-1,1] → features on the network's device."""
+        return self.network.photo_features(photo.to(next(self.network.parameters()).device))
+
+    @torch.no_grad()
+    def logits(self, latents: Tensor, features: list[Tensor]) -> Tensor:
+        """Unscaled latents [N,4,h,w] → [N,H,W] on the CPU."""
+        return self.network(latents.to(features[0].device), features).float().cpu()
+
+    def chunk(self, guide_size: tuple[int, int]) -> int:
+        """As many as make DECODED_PIXELS, or one."""
+        return max(1, DECODED_PIXELS // (guide_size[0] * guide_size[1]))
+
+
 def decoded_at_once(height: int, width: int) -> int:
     """How many latents of [4,height,width] the VAE decodes at a time."""
     return max(1, DECODED_PIXELS // (64 * height * width))
@@ -129,5 +162,5 @@ def open_segmenter(
     """
     networks = load_networks(checkpoint, components)
     if lora:
-        merge_lora(networks.unet, lora)
+        networks.mask_decoder = merge_lora(networks.unet, lora) or networks.mask_decoder
     return Segmenter(DiffusersEngine(networks.to(device).eval(), batch_size))

@@ -25,7 +25,8 @@ def export(
 ) -> None:
     """Write the trained networks by name (usually their averaged weights) after `steps` steps and what the nodes need; VAE and
     text encoder as configured."""
-    components = dict(trained)
+    kept = {} if networks.mask_decoder is None else {"mask_decoder": networks.mask_decoder.state_dict()}
+    components = {**kept, **trained}
     full = config.export.content == "full"
     if full:
         components |= {"vae": networks.vae.state_dict(), "text_encoder": networks.text_encoder.state_dict()}

@@ -30,6 +30,7 @@ WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
+    "mask_decoder": "model.safetensors",
 }
 CLASSES = {
     "unet": ["diffusers", "UNet2DConditionModel"],
@@ -46,18 +47,19 @@ def write_single(path: Path, components: Components, config: CheckpointConfig, m
 
 def write_unet(path: Path, components: Components, config: CheckpointConfig, metadata: dict[str, str]) -> None:
     """A DiGSeg checkpoint of the U-Net alone: VAE and CLIP come from the user's Stable Diffusion."""
-    write_single(path, {"unet": components["unet"]}, replace(config, vae=None, text_encoder=None), metadata)
+    kept = {name: components[name] for name in ("unet", "mask_decoder") if name in components}
+    write_single(path, kept, replace(config, vae=None, text_encoder=None), metadata)
 
 
 def write_folder(path: Path, components: Components, config: CheckpointConfig, metadata: dict[str, str]) -> None:
     """A diffusers folder that MarigoldDepthPipeline.from_pretrained opens, with what it cannot say in its own file."""
-    configs = {"unet": config.unet, "vae": config.vae, "text_encoder": config.text_encoder}
+    configs = {name: getattr(config, name) for name in WEIGHTS}
     for name, tensors in components.items():
         write_safetensors(path / name / WEIGHTS[name], _contiguous(tensors), {"format": "pt"})
         _write_json(path / name / "config.json", {**ARCHITECTURES.get(name, {}), **configs[name]})
     unsaid = {**STABLE_DIFFUSION, "set_alpha_to_one": True}  # diffusers' own default, which a config may leave out
     _write_json(path / "scheduler" / "scheduler_config.json", {**unsaid, **config.scheduler})
-    index = {name: CLASSES[name] for name in components} | {"scheduler": ["diffusers", "DDIMScheduler"]}
+    index = {name: CLASSES[name] for name in components if name in CLASSES} | {"scheduler": ["diffusers", "DDIMScheduler"]}
     if "text_encoder" in components:
         _write_tokenizer(path / "tokenizer", config.text_encoder)
         index["tokenizer"] = ["transformers", "CLIPTokenizer"]
@@ -103,6 +105,7 @@ def write_ldm(path: Path, components: Components, config: CheckpointConfig, meta
     if text and not any(k.startswith(TEXT_PREFIX) for k in text):
         text, extra = {TEXT_PREFIX + k: v for k, v in text.items()}, {**extra, "digseg.text_prefix": TEXT_PREFIX}
     tensors |= {LDM_PREFIX["text_encoder"] + k: v for k, v in text.items()}
+    tensors |= {f"mask_decoder.{k}": v for k, v in components.get("mask_decoder", {}).items()}
     said = describe_config(config, metadata.get("modelspec.title", path.stem))
     write_safetensors(path, _contiguous(tensors), {**said, **metadata, **extra})
 

@@ -1,5 +1,6 @@
 """Low-rank adapters through peft: adding them to a U-Net, writing them in kohya's names, merging them back."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from digseg_nodes.core.checkpoint import CheckpointError, write_safetensors
 from digseg_nodes.core.foreign import describe_not_safetensors
 from digseg_nodes.core.lora_names import adapter_settings, kohya_layer, layers_of, to_kohya
+from digseg_nodes.core.mask_decoder import LORA_CONFIG, PREFIX, MaskDecoder, split_lora
 from digseg_nodes.core.untrusted import check_header
 from train.settings.yaml_config import ConfigError
 
@@ -32,30 +33,42 @@ def add_lora(unet: nn.Module, rank: int, alpha: float, targets: Iterable[str], s
             raise ConfigError(f"lora.targets: {list(targets)} cannot be adapted in this U-Net: {error}") from error
 
 
-def save_lora(path: Path, unet: nn.Module, alpha: float, dtype: torch.dtype, metadata: dict[str, str]) -> None:
-    """Write a U-Net's adapters as ComfyUI's and other LoRA loaders expect them."""
+def save_lora(
+    path: Path,
+    unet: nn.Module,
+    alpha: float,
+    dtype: torch.dtype,
+    metadata: dict[str, str],
+    mask_decoder: MaskDecoder | None = None,
+) -> None:
+    """Write a U-Net's adapters as ComfyUI's and other LoRA loaders expect them, and the mask decoder trained along with them."""
     adapters = get_peft_model_state_dict(unet, adapter_name=ADAPTER)
     tensors = to_kohya(adapters, peft_config={"lora_alpha": alpha})
+    if mask_decoder is not None:
+        tensors |= {PREFIX + key: tensor for key, tensor in mask_decoder.state_dict().items()}
+        metadata = {**metadata, LORA_CONFIG: json.dumps(mask_decoder.config.to_dict())}
     write_safetensors(path, {key: tensor.detach().cpu().to(dtype).contiguous() for key, tensor in tensors.items()}, metadata)
 
 
-def read_lora(path: Path) -> dict[str, Tensor]:
-    """A LoRA's tensors under kohya's names; CheckpointError when the file is none."""
+def read_lora(path: Path) -> tuple[dict[str, Tensor], MaskDecoder | None]:
+    """A LoRA's tensors under kohya's names and the mask decoder it may carry; CheckpointError when the file is none."""
     check_header(path)
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata()
-        return to_kohya(load_file(path), metadata, adapter_settings(path))
+            metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(describe_not_safetensors(path, error)) from error
+    tensors, decoder = split_lora(tensors, metadata or {}, path.name)
+    try:
+        return to_kohya(tensors, metadata, adapter_settings(path)), decoder
     except CheckpointError as error:
         raise CheckpointError(f"{path.name} is no LoRA for a DiGSeg model: {error}") from error
 
 
-def merge_lora(unet: nn.Module, path: Path, strength: float = 1.0) -> None:
+def merge_lora(unet: nn.Module, path: Path, strength: float = 1.0) -> MaskDecoder | None:
     """Add a LoRA file's product to a U-Net's weights: W + strength * alpha / rank * up @ down, with the alpha that the file, its
-    metadata or peft's adapter_config.json beside it says, as the node takes it."""
-    lora = read_lora(path)
+    metadata or peft's adapter_config.json beside it says, as the node takes it. Returns the mask decoder it carries, if any."""
+    lora, decoder = read_lora(path)
     modules = {kohya_layer(f"unet.{name}"): module for name, module in unet.named_modules()}
     for layer, names in layers_of(lora).items():
         if layer not in modules:
@@ -67,6 +80,7 @@ def merge_lora(unet: nn.Module, path: Path, strength: float = 1.0) -> None:
             )
         with torch.no_grad():
             modules[layer].weight += strength * _product(lora, layer).view_as(modules[layer].weight)
+    return decoder
 
 
 def _product(lora: dict[str, Tensor], layer: str) -> Tensor:
