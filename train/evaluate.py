@@ -22,7 +22,7 @@ if not __package__:
 from digseg_nodes.core.files import write_text
 from train.data.base import ABSENT_GROUPS
 from train.settings.command import run
-from train.settings.inference_options import add_inference_options, check_inference_options
+from train.settings.inference_options import add_inference_options, check_inference_options, decoder_of
 
 EXTREMES = 12
 
@@ -87,12 +87,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
     files = (arguments.checkpoint, arguments.components, arguments.lora)
     engine = open_segmenter(*files, accelerator.device, arguments.batch_size).engine
     threshold = engine.config.threshold if arguments.threshold is None else arguments.threshold
+    arguments.decoder = decoder_of(engine, arguments.decoder)
     runs = planned_runs(engine.config, arguments)
     score_runs(runs, engine, threshold, arguments, accelerator)
     if not accelerator.is_main_process:
         return
     report = {"checkpoint": arguments.checkpoint.name, "data": arguments.data.name, "split": arguments.split}
     report |= {"images": len({record.image for record in runs[0].records}), "threshold": threshold}
+    report["decoder"] = arguments.decoder
     report["runs"] = [one.report(arguments.records) for one in runs]
     write_text(arguments.report, json.dumps(report, indent=1) + "\n")
     pictures = {f"{one.steps} steps x {one.ensemble}": save_extremes(arguments.report, one, threshold) for one in runs}
@@ -140,11 +142,12 @@ def score_runs(runs: list[Run], engine, threshold: float, arguments: argparse.Na
         for one in runs:
             settings = SamplerSettings(arguments.seed, one.steps, one.ensemble)
             started = time.perf_counter()
-            soft = predict(engine, encoded.image, encoded.prompts, settings)
+            soft = predict(engine, encoded.image, encoded.prompts, settings, arguments.decoder)
             one.seconds += time.perf_counter() - started
             one.add(score_sample(encoded.number, encoded.sample, soft, threshold))
             if one.closed is not None:
-                one.closed.add(encoded.sample, predict(engine, encoded.image, classes, settings), threshold)
+                soft = predict(engine, encoded.image, classes, settings, arguments.decoder)
+                one.closed.add(encoded.sample, soft, threshold)
     for one in runs:
         one.gather(accelerator)
 

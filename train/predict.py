@@ -24,7 +24,7 @@ from digseg_nodes.core.label_maps import MOST_IDS
 from digseg_nodes.core.prompts import Prompt, parse_prompts
 from train.data.base import DataError
 from train.settings.command import run
-from train.settings.inference_options import add_inference_options, check_inference_options
+from train.settings.inference_options import add_inference_options, check_inference_options, decoder_of
 from train.settings.yaml_config import ConfigError
 
 
@@ -44,6 +44,7 @@ def predict(arguments: argparse.Namespace) -> None:
     processes = start_processes(arguments.device)
     files = (arguments.checkpoint, arguments.components, arguments.lora)
     segmenter = open_segmenter(*files, arguments.device or processes.device)
+    arguments.decoder = decoder_of(segmenter.engine, arguments.decoder)
     threshold = segmenter.engine.config.threshold if arguments.threshold is None else arguments.threshold
     layout = Layout(arguments.output, word_names([prompt.name for prompt in prompts]))
     record = Record(arguments.output, settings_of(arguments, prompts, threshold), processes.process_index)
@@ -85,7 +86,7 @@ def segment_all(left, segmenter, prompts: list[Prompt], threshold: float, argume
         try:
             image = photo.read()
             segmenter.set_image(image, look)
-            ask = lambda some: segmenter.predict(some, settings).soft[0]  # noqa: E731
+            ask = lambda some: segmenter.predict(some, settings, decoder=arguments.decoder).soft[0]  # noqa: E731
             said = write_masks(image, photo.stem, prompts, ask, threshold, layout)
         except CheckpointError:
             raise  # every other photo would fail as well
@@ -132,6 +133,7 @@ def settings_of(arguments: argparse.Namespace, prompts: list[Prompt], threshold:
     named = {name: f"{path.name} {fingerprint(path)}" for name, path in files.items() if path}
     asked = {name: getattr(arguments, name) for name in ("steps", "ensemble", "mirror", "tile", "resolution", "seed")}
     asked |= {name: asked[name] or 0 for name in ("steps", "resolution")}  # 0: the checkpoint's
+    asked |= {"decoder": "guided"} if arguments.decoder == "guided" else {}  # older folders, all of the VAE's masks, say nothing
     values = {**named, **asked, "threshold": threshold, "prompts": {prompt.name: prompt.wordings for prompt in prompts}}
     return json.loads(json.dumps(values))
 

@@ -7,7 +7,6 @@ statistics of a whole picture or of other prompts, so a mask depends on its own 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .latent_space import LATENT_CHANNELS, PIXELS_PER_LATENT, SCALING_FACTOR
+from .untrusted import parse_json
 
 PREFIX = "mask_decoder."
 """Of the decoder's tensors in a file."""
@@ -156,7 +156,7 @@ def split_lora(tensors: dict[str, Tensor], metadata: dict[str, str], name: str) 
     if not own:
         return tensors, None
     try:
-        config = json.loads(metadata[LORA_CONFIG])
+        config = parse_json(metadata[LORA_CONFIG])
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"{name} carries a mask decoder, but its {LORA_CONFIG} cannot be read ({error!r}). Export it again."

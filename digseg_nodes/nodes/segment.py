@@ -38,7 +38,7 @@ class DiGSegSegment(io.ComfyNode):
                 "clipseg",
                 "grounding",
             ],
-            advanced=["seed", "steps", "ensemble", "resolution", "tile", "uncertainty", "mirror"],
+            advanced=["seed", "steps", "ensemble", "resolution", "tile", "uncertainty", "mirror", "decoder"],
             essentials_category="Image Tools",
             display_name="DiGSeg Segment",
             category=CATEGORY,

@@ -150,7 +150,7 @@ class DiGSegDecodeMasks(io.ComfyNode):
         return schema(
             node_id="DiGSegDecodeMasks",
             search_aliases=["segmentation decode"],
-            advanced=["uncertainty"],
+            advanced=["uncertainty", "decoder"],
             display_name="DiGSeg Decode Masks",
             category=CATEGORY,
             description="Turns mask latents into soft masks on the photo's own pixels.",

@@ -10,6 +10,7 @@ import pytest
 
 from digseg_nodes.core.checkpoint import CheckpointConfig
 from digseg_nodes.core.inference import ImageSettings
+from tests.parity.builders import with_mask_decoder
 from tests.train.helpers import tiny_base
 from train.data.build import open_split
 from train.data.config import load_data
@@ -39,6 +40,22 @@ def test_the_report(data, tmp_path):
     mirrored = json.loads(report.read_text(encoding="utf-8"))["runs"][0]
     assert (first["unet_calls"], mirrored["unet_calls"]) == (1, 2)
     assert first["records"] != mirrored["records"]
+
+
+def test_either_decoder_is_scored_and_the_report_says_which(data, tmp_path):
+    plain = tiny_base(tmp_path / "model.safetensors", in_channels=8)
+    guided, report = with_mask_decoder(plain, tmp_path / "guided.safetensors"), tmp_path / "report.json"
+    found = {}
+    for name, more in (("auto", []), ("guided", ["--decoder", "guided"]), ("vae", ["--decoder", "vae"])):
+        main([*map(str, ["--checkpoint", guided, "--data", data, "--report", report, "--cpu", "--steps", 1, "--records"]), *more])
+        found[name] = json.loads(report.read_text(encoding="utf-8"))
+        del found[name]["runs"][0]["seconds"]
+        said = {"guided": "guided mask decoder", "vae": "VAE"}[found[name]["decoder"]]
+        assert f"masks decoded by the {said}" in report.with_suffix(".html").read_text(encoding="utf-8")
+    assert [found[name]["decoder"] for name in found] == ["guided", "guided", "vae"]
+    assert found["auto"] == found["guided"] and found["vae"]["runs"][0]["records"] != found["guided"]["runs"][0]["records"]
+    with pytest.raises(SystemExit):
+        main([*map(str, ["--checkpoint", plain, "--data", data, "--report", report, "--cpu", "--decoder", "guided"])])
 
 
 @pytest.mark.parametrize(("noise", "calls"), [("gaussian", [3, 12]), ("zero", [3, 3])])

@@ -75,12 +75,14 @@ def as_float(image: np.ndarray) -> Tensor:
     return from_bytes(image)[None]
 
 
-def predict(engine: Engine, image: EncodedImage, prompts: EncodedPrompts, settings: SamplerSettings) -> Tensor:
-    """Soft masks [K,H,W] in [0,1] at the image's own size, for the K prompts of one image.
+def predict(
+    engine: Engine, image: EncodedImage, prompts: EncodedPrompts, settings: SamplerSettings, decoder: str = "auto"
+) -> Tensor:
+    """Soft masks [K,H,W] in [0,1] at the image's own size, for the K prompts of one image. decoder: auto, vae or guided.
 
     A call holds prompts of one image only, so the result does not depend on how images are shared among processes.
     """
-    return decode_masks(engine, sample_masks(engine, prompts, image, settings)).soft[0]
+    return decode_masks(engine, sample_masks(engine, prompts, image, settings), decoder=decoder).soft[0]
 
 
 def score_sample(number: int, sample: Sample, soft: Tensor, threshold: float) -> list[Result]:

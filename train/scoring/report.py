@@ -21,6 +21,8 @@ svg,img{{max-width:100%;height:auto}}td,th{{padding:.15rem .8rem;text-align:left
 </style><h1>{title}</h1>{body}</html>
 """
 
+DECODED_BY = {"vae": "VAE", "guided": "guided mask decoder"}
+
 Series = dict[str, list[tuple[float, float]]]
 
 
@@ -69,7 +71,10 @@ def speed_section(lines: list[dict]) -> list[str]:
 
 def write_evaluation(path: Path, report: dict, pictures: dict[str, Sequence[Path]]) -> None:
     """An evaluation as HTML: scores and threshold sweep per run; `pictures` are the grids of each run by its title."""
-    parts = [f"<p>{html.escape(report['checkpoint'])} on {html.escape(report['data'])}, {report['images']} images</p>"]
+    parts = [
+        f"<p>{html.escape(report['checkpoint'])} on {html.escape(report['data'])}, {report['images']} images, "
+        f"masks decoded by the {DECODED_BY[report['decoder']]}</p>"
+    ]
     for run in report["runs"]:
         title = f"{run['steps']} steps x {run['ensemble']}"
         parts.append(f"<h2>{title}: mIoU {run['miou']}, {run['seconds']} s</h2>{group_table(run['groups'])}")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from digseg_nodes.core.decoding import DECODERS, chosen_decoder
+from digseg_nodes.core.engine import Engine
 from digseg_nodes.core.inference import RESOLUTIONS, SMALLEST_TILE
 from train.settings.yaml_config import ConfigError
 
@@ -23,6 +25,8 @@ def add_inference_options(parser: argparse.ArgumentParser, several: bool = False
     parser.add_argument("--tile", type=int, default=0, help="side of overlapping tiles in image pixels, 0 for the whole image")
     parser.add_argument("--threshold", type=float, help="tau in (0, 1), default: the checkpoint's")
     parser.add_argument("--resolution", type=int, help="longest side in pixels (32 to 4096), default: the checkpoint's")
+    text = "what turns mask latents into masks; auto: guided where the checkpoint has a mask decoder, else its VAE"
+    parser.add_argument("--decoder", choices=DECODERS, default="auto", help=text)
     parser.add_argument("--seed", type=int, default=0, help="of the noise, 0 to 2^64 - 1")
 
 
@@ -44,6 +48,16 @@ def check_inference_options(arguments: argparse.Namespace) -> None:
     ):
         if not fits:
             raise ConfigError(f"{name} is {value}; use {range_}.")
+
+
+def decoder_of(engine: Engine, decoder: str) -> str:
+    """`vae` or `guided` for what --decoder says; ConfigError for guided of a checkpoint without a mask decoder."""
+    if decoder == "guided" and engine.mask_decoder is None:
+        raise ConfigError(
+            "--decoder is guided, but the checkpoint has no mask decoder. Leave the option out, or train one for it "
+            "(python train/finetune_decoder.py)."
+        )
+    return chosen_decoder(decoder, engine.mask_decoder)
 
 
 def _values(given) -> list:
