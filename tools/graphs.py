@@ -425,7 +425,7 @@ def teach(s: Sheet) -> None:
     )
     with s.column("2. Segment", "segment", 360):
         found = _segment(s, loader, photo, PAINT_FROM)
-    with s.column("3. Keep the mask as transparency", "segment", 320):
+    with s.column("3. Mask as transparency", "segment", 320):
         cut = s.add("JoinImageWithAlpha", image=photo["IMAGE"], alpha=found["union"])
         s.add("SaveImage", images=cut[0], filename_prefix="digseg/teach")
         s.note(

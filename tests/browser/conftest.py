@@ -16,7 +16,11 @@ import dev
 from tools.shots import ARGUMENTS, READY, chromium
 
 DAY = 24 * 3600
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False,  # the painting graphs name files that are not here
+}
 PATIENCE = 240_000  # ms; a machine under load draws slowly
 
 
