@@ -80,7 +80,7 @@ def test_two_layouts_are_both_named(tmp_path):
 def test_folders_without_a_known_layout(tmp_path):
     (tmp_path / "notes").mkdir()
     save_text(tmp_path / "a.txt", "x")
-    with pytest.raises(DataError, match=r"no layout that is known; it holds a.txt, notes/\. See the table in docs/data.md"):
+    with pytest.raises(DataError, match=r"no layout that is known; it holds a.txt, notes/\. See the table in docs/exports.md"):
         choose(tmp_path)
     with pytest.raises(DataError, match="There is no folder"):
         choose(tmp_path / "nowhere")

@@ -81,7 +81,7 @@ def choose(folder: Path, kind: str | None = None) -> Guess:
     found = detect(folder)
     named = [guess for guess in found if kind in (None, guess.kind)]
     if not found:
-        raise DataError(f"{folder} has no layout that is known; it holds {_inside(folder)}. See the table in docs/data.md.")
+        raise DataError(f"{folder} has no layout that is known; it holds {_inside(folder)}. See the table in docs/exports.md.")
     if len(named) != 1:
         listed = "; ".join(f'"{guess.kind}" ({guess.why})' for guess in found)
         raise DataError(f"{folder} can be {len(found)} layouts: {listed}. Say which with --as.")
