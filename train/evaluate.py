@@ -79,6 +79,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Load, predict, score, write."""
     from accelerate import Accelerator
 
+    from train.data.build import open_split
+    from train.data.config import load_data
     from train.networks.engine import open_segmenter
     from train.scoring.report import write_evaluation
 
@@ -89,7 +91,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     threshold = engine.config.threshold if arguments.threshold is None else arguments.threshold
     arguments.decoder = decoder_of(engine, arguments.decoder)
     runs = planned_runs(engine.config, arguments)
-    score_runs(runs, engine, threshold, arguments, accelerator)
+    sources = [source for source, _ in open_split(load_data(arguments.data), arguments.split)]
+    score_runs(runs, sources, engine, threshold, arguments, accelerator)
     if not accelerator.is_main_process:
         return
     report = {"checkpoint": arguments.checkpoint.name, "data": arguments.data.name, "split": arguments.split}
@@ -117,18 +120,15 @@ def planned_runs(config, arguments: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def score_runs(runs: list[Run], engine, threshold: float, arguments: argparse.Namespace, accelerator) -> None:
-    """Fill every run with the records of all images, in order, whatever the number of processes."""
+def score_runs(runs: list[Run], sources: list, engine, threshold: float, arguments: argparse.Namespace, accelerator) -> None:
+    """Fill every run with the records of all images of the sources, in order, whatever the number of processes."""
     from tqdm import tqdm
 
     from digseg_nodes.core.inference import ImageSettings, SamplerSettings, encode_prompts
     from digseg_nodes.core.prompts import Prompt
-    from train.data.build import open_split
-    from train.data.config import load_data
     from train.scoring.closed_set import ClosedScores
     from train.scoring.predictions import encoded_samples, predict, score_sample
 
-    sources = [source for source, _ in open_split(load_data(arguments.data), arguments.split)]
     look = ImageSettings(arguments.resolution or 0, arguments.tile, arguments.mirror)
     shard = (accelerator.process_index, accelerator.num_processes)
     total = min(sum(map(len, sources)), arguments.images or sys.maxsize)

@@ -40,10 +40,11 @@ class DataConfig(BaseModel):
         return getattr(self, name)
 
 
-def load_data(path: Path) -> DataConfig:
-    """Read a data YAML; paths in it are relative to the file. Raises ConfigError naming file, line and key."""
+def load_data(path: Path, folder: Path | None = None) -> DataConfig:
+    """Read a data YAML; paths in it are relative to `folder`, by default the file's own. Raises ConfigError naming file, line
+    and key."""
     values, lines = load_yaml(path)
     config = validate(DataConfig, values, path, lines)
     for source in [*config.train, *config.validation, *config.test]:
-        resolve_paths(source, path.parent)
+        resolve_paths(source, folder or path.parent)
     return config
