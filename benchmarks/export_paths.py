@@ -1,7 +1,7 @@
 """From an export to a mask, as a stranger goes: check_data.py on the folder, ten steps, and the checkpoint asked about a photo.
 
 Every export of tests/train/exports.py is written as its tool writes it, with ten photos of 64x48 pixels; the base is the bundled
-tiny one. Each command runs in a process of its own; most of the seconds are the start of Python and PyTorch.
+tiny one. All runs in one process, whose start (Python, PyTorch, diffusers) is a row of its own.
 
 python benchmarks/export_paths.py --report F [--only yolo_roboflow ...] [--steps 10] [--pixels 64]
 """
@@ -9,25 +9,28 @@ python benchmarks/export_paths.py --report F [--only yolo_roboflow ...] [--steps
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 BASE = ROOT / "digseg_nodes/models/digseg-demo-base.safetensors"
 
 
-def timed(*line: str | Path) -> list[float]:
+def timed(command: Callable[[list[str]], None], *line: str | Path) -> list[float]:
     """Seconds on the clock and of the processor that a command takes; its output where it fails."""
-    start, used = time.perf_counter(), processor_seconds()
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *map(str, line)], cwd=ROOT, capture_output=True, text=True, env=env)
-    if done.returncode:
-        output = f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        raise SystemExit(f"{' '.join(map(str, line))} ended with {done.returncode}:\n{output}")
+    start, used, output = time.perf_counter(), processor_seconds(), StringIO()
+    try:
+        with redirect_stdout(output), redirect_stderr(output):
+            command(list(map(str, line)))
+    except SystemExit as error:
+        raise SystemExit(f"{' '.join(map(str, line))}: {error}\n{output.getvalue()[-3000:]}") from error
     return [time.perf_counter() - start, processor_seconds() - used]
 
 
@@ -55,10 +58,14 @@ def ask(checkpoint: Path, data: Path) -> list[float]:
 
 def path_of(name: str, folder: Path, steps: int, pixels: int) -> dict:
     """Seconds of every step of one export's way."""
+    from accelerate.state import AcceleratorState
+
     from tests.train.exports import write_export
+    from train.check_data import main as check_data
+    from train.finetune import main as finetune
 
     root = write_export(name, folder / name)
-    check = timed("train/check_data.py", root)
+    check = timed(check_data, root)
     data = next(path for path in (root / "digseg.yaml", root / "data.yaml") if path.is_file())
     config = folder / f"{name}.yaml"
     values = {
@@ -66,7 +73,8 @@ def path_of(name: str, folder: Path, steps: int, pixels: int) -> dict:
         "resolution": pixels, "steps": steps, "batch_size": 2, "validation": {"every": 1000, "images": 2},
     }  # fmt: skip
     config.write_text(json.dumps(values), encoding="utf-8")
-    train = timed("train/finetune.py", "--config", config)
+    train = timed(finetune, "--config", config)
+    AcceleratorState._reset_state(reset_partial_state=True)
     return {"check": check, "train": train, "ask": ask(folder / f"{name}-run/digseg.safetensors", data)}
 
 
@@ -80,14 +88,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--pixels", type=int, default=64)
     arguments = parser.parse_args()
-    found = {}
+    found, start = {}, time.perf_counter()
+    import train.learning.loop
+    import train.networks.engine  # noqa: F401
+
+    started = time.perf_counter() - start
     print(f"{'export':20}{'check':>14}{'train':>14}{'ask':>14}{'all':>14}   seconds on the clock (of the processor)")
+    print(f"{'start':20}{started:6.0f} ({processor_seconds():5.1f})")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only:
             found[name] = path_of(name, Path(folder), arguments.steps, arguments.pixels)
             steps = [*found[name].values(), [sum(column) for column in zip(*found[name].values(), strict=True)]]
             print(f"{name:20}" + "".join(f"{clock:6.0f} ({used:5.1f})" for clock, used in steps), flush=True)
-    arguments.report.write_text(json.dumps({"seconds": found}, indent=2), encoding="utf-8")
+    arguments.report.write_text(json.dumps({"start": started, "seconds": found}, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":
