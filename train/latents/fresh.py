@@ -14,7 +14,7 @@ from digseg_nodes.core.geometry import plan_geometry
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.augment import augment
 from train.data.base import Query, Source
-from train.data.prepare import mask_pixels, prepare
+from train.data.prepare import drawn, prepare
 from train.latents.batches import Batch, Batches
 from train.latents.latent_cache import Entry, Manifest, checked
 from train.networks.bases import encode_pixels
@@ -94,16 +94,15 @@ class FreshBatches(Batches):
         positions = range(*part.indices(len(at)))
         loaded = [self._load(step, position, int(at[position])) for position in positions]
         pixels, masks = (torch.stack(column) for column in list(zip(*loaded, strict=True))[:2])
-        drawn = mask_pixels(masks) if self.config.target == "binary" else pixels.masked_fill(masks[:, None], 1.0)
         return {
             "pixels": pixels,
-            "drawn": drawn.contiguous(),
+            "drawn": drawn(masks, pixels, self.config.target).contiguous(),
             "valid": _stack_valid([valid for *_, valid in loaded], [side // PIXELS_PER_LATENT for side in pixels.shape[2:]]),
-            "truth": masks.float() if self.needs_truth else None,
+            "truth": (masks > 0.5).float() if self.needs_truth else None,
         }
 
     def _load(self, step: int, position: int, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pixels [3,H,W] in [-1,1], mask bool [H,W] and known labels bool [H/8,W/8] of one drawn sample."""
+        """Pixels [3,H,W] in [-1,1], mask float32 [H,W] in [0,1] and known labels bool [H/8,W/8] of one drawn sample."""
         table, settings = self.sampler.table, self.config.augment
         source, index = self.places[table.image[number]]
         sample = source.sample(index)
@@ -112,8 +111,8 @@ class FreshBatches(Batches):
         if settings.variants:
             sample = augment(sample, settings, np.random.default_rng([self.config.seed % 2**64, step, position]))
         prepared = prepare(sample, self.config.resolution, self.photo_shape, like=size)
-        blank = torch.zeros(prepared.pixels.shape[1:], dtype=torch.bool)
-        return prepared.pixels, prepared.masks[0] if len(prepared.masks) else blank, prepared.valid
+        blank = torch.zeros(prepared.pixels.shape[1:])
+        return prepared.pixels, prepared.soft[0] if len(prepared.soft) else blank, prepared.valid
 
 
 def _stack_valid(known: Sequence[Tensor | None], size: tuple[int, int]) -> Tensor | None:

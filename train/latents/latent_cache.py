@@ -18,7 +18,7 @@ from tqdm import tqdm
 from digseg_nodes.core.geometry import plan_geometry
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.base import ABSENT_GROUPS, DataError, Query, Sample, Source
-from train.data.prepare import Prepared, mask_pixels, prepare
+from train.data.prepare import Prepared, drawn, prepare
 from train.latents.row_store import RowStore, digest, fill
 from train.networks.bases import encode_pixels, module_digest
 from train.networks.text_encoding import TextCache
@@ -108,7 +108,7 @@ class LatentCache:
         self.photo_shape = photo_shape
         self.folder = folder / f"latents-{module_digest(vae)}-{resolution}"
         self.known_stores: dict[tuple[int, int], Stores] = {}
-        self.manifest = Manifest(self.folder / f"samples-{photo_shape}.jsonl")
+        self.manifest = Manifest(self.folder / f"samples-{photo_shape}-soft.jsonl")
         self.entries = dict(self._read_manifest())
 
     def shape_of(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -187,10 +187,10 @@ class LatentCache:
         """Entries of samples of one shape, after their rows are written."""
         image_keys = [digest(identity) for identity in identities]
         self._fill(stores.images, image_keys, lambda at: torch.stack([samples[i].prepared.pixels for i in at]))
-        masks, entries = [], []  # masks: (number of its sample, mask [H,W], digest)
+        masks, entries = [], []  # masks: (number of its sample, mask [H,W] in [0,1], digest)
         for number, (loaded, identity) in enumerate(zip(samples, identities, strict=True)):
-            empty = torch.zeros(stores.shape, dtype=torch.bool)  # of absent prompts
-            named = [(number, mask, digest(np.packbits(mask.numpy()).tobytes())) for mask in (*loaded.prepared.masks, empty)]
+            empty = torch.zeros(stores.shape)  # of absent prompts
+            named = [(number, mask, _mask_key(mask)) for mask in (*loaded.prepared.soft, empty)]
             masks += named
             present, nothing = iter(named[:-1]), named[-1][2]
             pairs = tuple((query, nothing if query.group in ABSENT_GROUPS else next(present)[2]) for query in loaded.queries)
@@ -198,18 +198,23 @@ class LatentCache:
             entries.append((identity, Entry(image_keys[number], valid, pairs, loaded.size)))
         target_keys = [self.target_key(image_keys[number], key) for number, _, key in masks]
         self._fill(stores.masks, target_keys, lambda at: torch.stack([self._target(samples, *masks[i][:2]) for i in at]))
-        stores.bits.append([key for *_, key in masks], np.stack([np.packbits(mask.numpy()) for _, mask, _ in masks]))
+        stores.bits.append([key for *_, key in masks], np.stack([np.packbits(mask.numpy() > 0.5) for _, mask, _ in masks]))
         return entries
 
     def _target(self, samples: list[Loaded], number: int, mask: Tensor) -> Tensor:
-        """What the mask latent is encoded from, [3,H,W] in [-1,1]: white on black, or white on the photo."""
-        if self.target == "binary":
-            return mask_pixels(mask[None])[0]
-        return samples[number].prepared.pixels.masked_fill(mask, 1.0)
+        """What the mask latent is encoded from, [3,H,W] in [-1,1]."""
+        return drawn(mask[None], samples[number].prepared.pixels[None], self.target)[0]
 
     def _fill(self, store: RowStore, keys: list[bytes], pixels) -> None:
         device = self.vae.device
         fill(store, keys, lambda at: encode_pixels(self.vae, pixels(at).to(device)).float(), self.batch)
+
+
+def _mask_key(mask: Tensor) -> bytes:
+    """Digest of a mask [H,W] in [0,1]; one of whole pixels has the digest of its bits."""
+    hard = mask > 0.5
+    values = np.packbits(hard.numpy()) if torch.equal(mask, hard.float()) else (mask * 255).round().byte().numpy()
+    return digest(values.tobytes())
 
 
 def _valid_key(stores: Stores, valid: Tensor | None) -> bytes | None:
