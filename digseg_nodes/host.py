@@ -113,12 +113,13 @@ def checkpoint_names() -> list[str]:
 
 
 def checkpoint_path(name: str) -> Path:
-    """The file or diffusers folder behind a name of `checkpoint_names`; CheckpointError when it is gone."""
-    file = folder_paths.get_full_path(FOLDER, name)
+    """The file or diffusers folder behind a name of `checkpoint_names`; CheckpointError when it is gone, or no such name."""
+    listed = name in checkpoint_names()  # no path that leads elsewhere is
+    file = folder_paths.get_full_path(FOLDER, name) if listed else None
     if file is not None:
         return Path(file)
     roots = folder_paths.get_folder_paths(FOLDER)
-    for root in roots:
+    for root in roots if listed else ():
         if (Path(root) / name / "model_index.json").is_file():
             return Path(root) / name
     raise CheckpointError(
@@ -337,10 +338,10 @@ def _set_heads(unet: UNetModel, layout: dict, heads: list[int]) -> None:
 
 def config_of(model: ModelPatcher) -> CheckpointConfig:
     """The checkpoint config of a MODEL made by a DiGSeg loader; a clear error for any other MODEL."""
-    config = getattr(model.model, "digseg_config", None)
+    config = getattr(getattr(model, "model", None), "digseg_config", None)
     if config is None or not segments(config.unet):
         raise ValueError(
-            f"This MODEL ({type(model.model).__name__}) paints pictures, it cannot segment. Connect the "
+            f"This MODEL ({type(getattr(model, 'model', model)).__name__}) paints pictures, it cannot segment. Connect the "
             "MODEL of Load DiGSeg Checkpoint or Load DiGSeg U-Net."
         )
     return config
@@ -353,7 +354,7 @@ def lora_names() -> list[str]:
 
 def lora_path(name: str) -> Path:
     """The file behind a name of `lora_names`; CheckpointError when it is gone."""
-    file = folder_paths.get_full_path("loras", name)
+    file = folder_paths.get_full_path("loras", name) if name in lora_names() else None
     if file is None:
         raise CheckpointError(
             f"There is no LoRA {name!r}. Put it into {folder_paths.get_folder_paths('loras')[0]} and press R to refresh the list."
@@ -521,7 +522,7 @@ def _lacks(checkpoint: Checkpoint, part: str) -> str:
 
 def encode_text(clip: CLIP | None, text: str) -> Tensor:
     """c of one wording, taken literally (no weights in brackets): [1,77,D] float32. Longer texts are cut."""
-    if clip is None:
+    if not hasattr(clip, "tokenize"):
         raise ValueError(f"There is no CLIP: the loader it comes from found none in its file. {_OTHER_PARTS}")
     escaped = text.replace("\\(", "\\\\(").replace("\\)", "\\\\)")  # the host takes one backslash before a bracket away
     tokens = clip.tokenize(escaped, disable_weights=True)

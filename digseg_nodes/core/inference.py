@@ -137,6 +137,10 @@ def check_image(image: Tensor, settings: ImageSettings) -> None:
             f"The image {found}; frames x height x width x 1, 3 or 4 channels is expected, none of them empty. "
             "Connect the IMAGE of a node like Load Image."
         )
+    if image.layout is not torch.strided or not image.is_floating_point() or not torch.isfinite(image).all():
+        found = "values that are no numbers (NaN or infinite)" if image.is_floating_point() else f"{image.dtype} values"
+        found = found if image.layout is torch.strided else "a sparse tensor"
+        raise ValueError(f"The image holds {found}; numbers from 0 to 1 are expected. Look at the node it comes from.")
     if settings.tile < 0 or 0 < settings.tile < SMALLEST_TILE:
         raise ValueError(
             f"Tiles of {settings.tile} pixels are too small to show anything; use {SMALLEST_TILE} or more, or 0 for none."
@@ -322,7 +326,7 @@ def decode_masks(
 
 def _source_of(latent: MaskLatent) -> MaskSource:
     """Whose masks a LATENT holds; ValueError when it does not say so, or was changed on the way."""
-    source = latent.get("digseg")
+    source = latent.get("digseg") if isinstance(latent, dict) else None
     if not isinstance(source, MaskSource):
         raise ValueError(
             "This LATENT does not come from DiGSeg Sampler (or DiGSeg Conditioning), so it is not known which "

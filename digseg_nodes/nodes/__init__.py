@@ -9,6 +9,7 @@ from .. import host
 host.register_folders(Path(__file__).resolve().parent.parent / "models")
 
 from . import load, lora, masks, measure, objects, pairs, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
+from .checked import checked  # noqa: E402
 
 NODES: list[type[io.ComfyNode]] = [
     load.DiGSegCheckpointLoader,
@@ -37,4 +38,4 @@ class DiGSegExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes."""
-        return NODES
+        return [checked(node) for node in NODES]

@@ -40,7 +40,10 @@ UNCAPTIONED = 0.1
 
 def frozen_parts(out: Path) -> tuple[AutoencoderKL, CLIPTextModel]:
     """The stages before this one, rounded to float16 as they are shipped, in float32."""
-    parts = AutoencoderKL.from_pretrained(out / "vae"), CLIPTextModel.from_pretrained(out / "text_encoder")
+    parts = (
+        AutoencoderKL.from_pretrained(out / "vae", local_files_only=True),
+        CLIPTextModel.from_pretrained(out / "text_encoder", local_files_only=True),
+    )
     return tuple(part.half().float().eval().requires_grad_(False) for part in parts)
 
 
@@ -165,7 +168,7 @@ PROMPTS = (
 
 def sample_sheet(out: Path, path: Path) -> None:
     """A PNG with one picture per line of PROMPTS, four in a row."""
-    unet = UNet2DConditionModel.from_pretrained(out / "unet").eval()
+    unet = UNet2DConditionModel.from_pretrained(out / "unet", local_files_only=True).eval()
     pictures = sample(unet, *frozen_parts(out), list(PROMPTS)).clamp(-1, 1)
     rows = [torch.cat(list(row), 2) for row in pictures.split(4)]
     Image.fromarray(((torch.cat(rows, 1) + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save(path)
@@ -173,7 +176,7 @@ def sample_sheet(out: Path, path: Path) -> None:
 
 def export(out: Path, path: Path) -> None:
     """Write the base as one fp16 file of the pack's format, with VAE and text encoder."""
-    unet = UNet2DConditionModel.from_pretrained(out / "unet")
+    unet = UNet2DConditionModel.from_pretrained(out / "unet", local_files_only=True)
     vae, encoder = frozen_parts(out)
     config = CheckpointConfig(
         unet=plain_config(unet),
