@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Everything a person runs in this repository: demo, serve, test, bench.
+"""Everything a person runs in this repository: demo, serve, test, bench, stress.
 
 Needs nothing but Python 3.10 to 3.13. It makes .venv, finds your ComfyUI (COMFYUI_PATH, or the one whose custom_nodes
 folder this repository lies in) or unpacks one into .host/, starts it on a free loopback port with a base directory of
@@ -570,15 +570,40 @@ def bench(args: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def stress(args: argparse.Namespace, rest: list[str]) -> int:
+    """run the campaigns of tests/stress (or those named) for about so many minutes; figures in output/stress/report.json"""
+    known = {path.stem: path for path in sorted((ROOT / "tests" / "stress").glob("[!_]*.py")) if path.stem != "campaign"}
+    unknown = [name for name in rest if name not in known]
+    if unknown:
+        raise StepError(f"no campaign {', '.join(unknown)}", f"choose from: {', '.join(known)}")
+    python, folder = everything_python(find_or_make_install()), make_folder(OUTPUT / "stress")
+    names, figures, failed = rest or list(known), {}, []
+    for name in names:
+        say(f"Campaign {name}")
+        file = folder / f"{name}.json"
+        file.unlink(missing_ok=True)
+        if run_child([python, known[name], "--minutes", args.minutes / len(names), "--seed", args.seed, "--report", file]) != 0:
+            failed.append(name)
+        figures[name] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"passed": False}
+        (folder / "report.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    say(f"Figures: {folder / 'report.json'}")
+    if failed:
+        raise StepError(f"the campaigns {', '.join(failed)}", f"{folder / 'report.json'} and the output above say what happened")
+    return 0
+
+
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for function in (demo, serve, test, bench):
+    for function in (demo, serve, test, bench, stress):
         command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
         command.set_defaults(run=function)
         if function is serve:
             command.add_argument("--no-browser", action="store_true", help="only print the address")
             command.add_argument("--port", type=int, default=0, help="loopback port; a free one without this")
+        if function is stress:
+            command.add_argument("minutes", type=float, nargs="?", default=20, help="about how long all of them take, default 20")
+            command.add_argument("--seed", type=int, default=0, help="of the random moments and mutations")
     return parser.parse_known_args(arguments)
 
 
