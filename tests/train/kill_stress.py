@@ -1,7 +1,10 @@
 """Kill a small real training at random moments with SIGKILL, start it again each time, and compare the end, bit by bit, with
 a run nobody disturbed: weights, moments, averages, the exported file and the loss curve.
 
-python tests/train/kill_stress.py [--kills 20] [--seed 0] [--report F]
+python tests/train/kill_stress.py [--kills 20] [--seed 0] [--processes 1] [--report F] [key=value ...]
+
+Settings behind the options replace the training's own, e.g. cache_latents=false workers=1, or objective=end_to_end;
+--processes 2 trains with torchrun, all of whose processes are killed together.
 """
 
 import argparse
@@ -12,11 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+import psutil
 import torch
 from safetensors.torch import load_file
 
@@ -49,16 +55,27 @@ def prepare(folder: Path) -> Path:
     return path
 
 
-def start(config: Path, run: Path) -> subprocess.Popen:
-    """The training command, its output in `<run>.log`; the cache belongs to the run, so that it is interrupted as well."""
-    line = command("finetune.py", "--config", config, f"output={run}", f"cache={run}-cache")
-    log = run.with_suffix(".log").open("ab")
-    return subprocess.Popen(line, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
+@dataclass(frozen=True)
+class Training:
+    """A training to be disturbed: its configuration file, settings that replace some of it, how many processes share it."""
+
+    config: Path
+    settings: tuple[str, ...] = ()
+    processes: int = 1
+
+    def start(self, run: Path) -> subprocess.Popen:
+        """The training command, its output in `<run>.log`; the cache belongs to the run, so that it is interrupted as well."""
+        line = command("finetune.py", "--config", self.config, f"output={run}", f"cache={run}-cache", *self.settings)
+        if self.processes > 1:
+            line[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.processes)]
+        environment = {**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"}
+        log = run.with_suffix(".log").open("ab")
+        return subprocess.Popen(line, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
-def finish(config: Path, run: Path) -> float:
+def finish(training: Training, run: Path) -> float:
     """Run to the end; returns the seconds until its first step. Raises RuntimeError with the log when it fails."""
-    started, process = time.monotonic(), start(config, run)
+    started, process = time.monotonic(), training.start(run)
     while process.poll() is None and not losses(run):
         time.sleep(0.01)
     seconds = time.monotonic() - started
@@ -95,13 +112,23 @@ def random_moment(run: Path, process: subprocess.Popen, rng: random.Random, star
     return f"{time.monotonic() - started:.2f} s after the start, after step {losses(run)}"
 
 
-def kill_at_random(config: Path, run: Path, kills: int, startup: float, seed: int) -> list[dict]:
+def family(process: subprocess.Popen) -> list[psutil.Process]:
+    """A process and all that it started: torchrun's workers are in sessions of their own, and would train on without it."""
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.pid)
+        return [parent, *parent.children(recursive=True)]
+    return []
+
+
+def kill_at_random(training: Training, run: Path, kills: int, startup: float, seed: int) -> list[dict]:
     """Start and SIGKILL `kills` times."""
     rng, moments = random.Random(seed), []
     for _ in range(kills):
-        process = start(config, run)
+        process = training.start(run)
         moment = random_moment(run, process, rng, startup)
-        process.send_signal(signal.SIGKILL)
+        for one in family(process):
+            with suppress(psutil.NoSuchProcess):  # it ended by itself
+                one.send_signal(signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
             raise RuntimeError(f"It ended by itself:\n{run.with_suffix('.log').read_text(encoding='utf-8')}")
         moments.append({"killed": moment, "steps_done": steps_done(run)})
@@ -134,15 +161,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--report", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config, straight, killed = prepare(folder), folder / "straight", folder / "killed"
-        startup = finish(config, straight)
+        straight, killed = folder / "straight", folder / "killed"
+        training = Training(prepare(folder), tuple(args.settings), args.processes)
+        startup = finish(training, straight)
         print(f"first step after {startup:.1f} s", flush=True)
-        moments = kill_at_random(config, killed, args.kills, startup, args.seed)
-        finish(config, killed)
+        moments = kill_at_random(training, killed, args.kills, startup, args.seed)
+        finish(training, killed)
         figures = {"steps": STEPS, "kills": moments, "identical": compare(straight, killed)}
     print(json.dumps(figures["identical"], indent=1))
     if args.report:
