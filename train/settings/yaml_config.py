@@ -83,6 +83,10 @@ def _parse(text: str, where: str) -> tuple[yaml.Node | None, Any]:
         raise ConfigError(f"{where} is not valid YAML: it is nested hundreds of levels deep.") from None
     except (ValueError, OverflowError) as error:  # a number of thousands of digits, !!int with letters
         raise ConfigError(f"{where} holds a value that cannot be read: {_one_line(error)}.") from error
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # PyYAML's, for !!timestamp x, !!int with nothing, ...
+        raise ConfigError(
+            f"{where} holds a value that is not what its tag (!!int, !!timestamp ...) says. Leave tags out."
+        ) from error
 
 
 def _size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
