@@ -18,6 +18,8 @@ TITLE = f"""type => {{
     const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] - 12]);
     return [x + box.left, y + box.top];
 }}"""
+LARGE_RESULT = """() => [...document.querySelectorAll('img')].some(image =>
+    image.src.includes('/view') && image.naturalWidth > 0 && image.getBoundingClientRect().width > 300)"""
 GRAPHS = sorted(path.stem for path in (dev.ROOT / "workflows").glob("*.json"))
 
 
@@ -57,8 +59,17 @@ def earlier(tab) -> set[str]:
         return set(client.get("/history"))
 
 
+def test_the_template_is_an_app_that_shows_what_came_out(tab, earlier, screenshots):
+    """Its graph says so (extra.linearMode): widgets and notes on one side, the result on the other."""
+    page = tab.page
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.wait_for_function(LARGE_RESULT)
+    page.screenshot(path=screenshots / f"text_to_mask_app_{tab.frontend}.png")
+
+
 def test_run_shows_the_masks(tab, earlier, screenshots):
     page = tab.page
+    page.evaluate("graph => app.loadGraphData(graph)", {**graph("text_to_mask"), "extra": {}})
     page.evaluate(FIT)
     page.get_by_role("button", name="Run", exact=True).click()
     for kind in ("DiGSegPickMask", "MaskPreview"):
