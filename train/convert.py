@@ -27,6 +27,7 @@ if not __package__:
 
 from digseg_nodes.core.checkpoint import DTYPES, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
 from digseg_nodes.core.latent_space import LATENT_CHANNELS
+from train.networks.bases import missing
 from train.networks.layouts import Components, write_folder, write_ldm, write_single, write_unet
 from train.settings.command import run
 
@@ -52,6 +53,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def open_source(path: Path, mask_target: str = "auto") -> Checkpoint:
     """A DiGSeg checkpoint in any layout, or a base."""
+    if not path.exists():
+        raise CheckpointError(missing(path))
     try:
         return open_checkpoint(path, mask_target=mask_target)
     except CheckpointError as refused:

@@ -46,13 +46,19 @@ def pipeline_folders(root: Path) -> list[str]:
     return sorted(found)
 
 
+def _nested(folder: Path) -> str:
+    """A hint at the diffusers folder that lies inside, as in the Hugging Face cache."""
+    inside = pipeline_folders(folder)
+    return f" There is one inside: {folder / inside[0]}" if inside else ""
+
+
 def read_configs(folder: Path) -> dict[str, dict]:
     """Configs of the U-Net, VAE and text encoder the folder holds; the U-Net at least."""
     configs = {c: read_json(folder / c / "config.json") for c in WEIGHTED if (folder / c / "config.json").is_file()}
     if "unet" not in configs:
         raise CheckpointError(
             f"{folder} is a folder without unet/config.json. A diffusers folder holds model_index.json, "
-            "unet/, vae/, text_encoder/ and scheduler/."
+            f"unet/, vae/, text_encoder/ and scheduler/.{_nested(folder)}"
         )
     if configs["unet"].get("addition_embed_type") == "text_time":
         raise CheckpointError(

@@ -206,3 +206,12 @@ def test_the_digest_of_data_follows_pixels_labels_and_words(tmp_path):
     assert describe_change(digests[1], digests[2], "train") == "4 photos then, 3 now"
     assert describe_change({}, digests[0], "train") is None  # a state from before digests
     json.dumps(digests)
+
+
+def test_a_class_that_only_a_small_split_lacks_is_a_note(tmp_path, capsys):
+    data = folder_dataset(tmp_path)
+    part = "{type: folder, images: images, masks: masks}"
+    data.write_text(f"train: {part}\nvalidation: {part[:-1]}, limit: 1}}\n", encoding="utf-8")
+    status, printed = checked(data, capsys, "--strict")
+    assert status == 0
+    assert "NOTE no mask in 1 images of 1 of 2 classes, which are not asked for: disc" in printed

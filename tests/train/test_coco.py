@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as pycoco
 
+from train.check_data import main as check_data
 from train.data.base import DataError
 from train.data.build import open_split
 from train.data.config import load_data
@@ -108,7 +109,17 @@ def test_crowds_that_are_most_of_a_class_are_said_to_be_doubtful(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["./p.jpg", "sub\\..\\p.jpg", "/data/images/p.jpg", "P.JPG", "p%2Ejpg", "https://host/data/p.jpg?x=1", "images/p.jpg"]
+    "name",
+    [
+        "/data/local-files/?d=set/p.jpg",
+        "./p.jpg",
+        "sub\\..\\p.jpg",
+        "/data/images/p.jpg",
+        "P.JPG",
+        "p%2Ejpg",
+        "https://host/data/p.jpg?x=1",
+        "images/p.jpg",
+    ],
 )
 def test_photos_are_found_by_the_names_that_other_systems_write(tmp_path, name):
     source = source_of(tmp_path, [one()], images=[{"id": 1, "file_name": name, "height": 40, "width": 60}])
@@ -201,3 +212,17 @@ def test_the_size_comes_from_the_photo_where_the_json_has_none(tmp_path):
 def test_photos_without_an_entry_are_files_of_their_own(tmp_path):
     there, used = source_of(tmp_path, [one()], names=("p.jpg", "q.jpg")).photo_files()
     assert {path.name for path in there - used} == {"q.jpg"}
+
+
+def test_outlines_without_a_pixel_are_counted(tmp_path, capsys):
+    source_of(tmp_path, [one(), one(id=2, segmentation=[[70, 5, 80, 5, 80, 15]])])
+    check_data([str(tmp_path / "data.yaml")])
+    assert "WARNING 1 outlines enclose no pixel of their photo" in capsys.readouterr().out
+
+
+def test_panoptic_segments_of_no_category_are_counted(tmp_path):
+    Image.new("RGB", (60, 40), (1, 0, 0)).save(tmp_path / "p.png")
+    segments = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 7}]
+    source = source_of(tmp_path, [{"image_id": 1, "file_name": "p.png", "segments_info": segments}], panoptic=".")
+    assert any("1 segments have a category_id that the JSON does not list: 7 (1)" in one.text for one in source.findings())
+    assert present(source)["cat"].all()

@@ -34,7 +34,7 @@ class ContentStore:
         for line in path.read_bytes().splitlines() if path is not None and path.is_file() else ():
             with suppress(ValueError, KeyError, TypeError):  # what a killed writer left half-written
                 entry = json.loads(line)
-                self.known[entry["id"]] = Contents(entry["pixels"], entry["areas"], entry["unknown"])
+                self.known[entry["id"]] = Contents(entry["pixels"], entry["areas"], entry["unknown"], entry.get("empty", 0))
 
     def of(self, source: Source, index: int) -> Contents | None:
         """`contents` of an image, read from its label files where they are not known yet."""
@@ -72,6 +72,8 @@ class SourceAccount:
     unknown: Counter = field(default_factory=Counter)
     shown: Counter = field(default_factory=Counter)
     pixels: int = 0
+    empty: int = 0
+    unseen: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -80,6 +82,7 @@ class SourceAccount:
         self.photos += 1
         self.without += not contents.areas
         self.pixels += contents.pixels
+        self.empty += contents.empty
         self.unknown.update(contents.unknown)
         self.shown.update(contents.unknown.keys())
         for name, area in contents.areas.items():
@@ -127,6 +130,7 @@ class Account:
             if (photo := source.photo(index)) is not None:
                 self.places[split][photo.resolve()] += 1
         one.photos = one.photos or len(source)
+        one.unseen = [name for name in source.class_names if name in source.unseen]
         one.findings = [*source.findings(), *_about_classes(one, source), *_about_unknown(one)]
         self.note_files(source)
         return one
@@ -151,6 +155,10 @@ class Account:
     def close(self) -> None:
         """What only shows when all sources are known."""
         self.store.save()
+        seen = {name for one in self.sources for name in one.areas}
+        for one in self.sources:
+            if one.unseen:
+                one.findings.append(_about_unseen(one, left_over=not seen >= set(one.unseen)))
         masks, photos = (sorted(there - used) for there, used in (self.masks, self.photos))
         if masks:
             self.findings.append(Finding(f"{len(masks)} label files belong to no image that is read: {_some(map(str, masks))}"))
@@ -236,13 +244,16 @@ def _absent(source: Source, index: int, contents: Contents) -> list[str]:
     return wording.absent(contents.areas, index, source.unseen) if wording is not None else []
 
 
+def _about_unseen(one: SourceAccount, left_over: bool) -> Finding:
+    """left_over: whether a class has no mask in the other sources either, and so may be mistyped or misread."""
+    return Finding(
+        f"no mask in {one.photos} images of {len(one.unseen)} of {len(one.names)} classes, which are not asked for: "
+        f"{_some(one.unseen)}; if they are truly nowhere, name them under `absent:`",
+        left_over,
+    )
+
+
 def _about_classes(one: SourceAccount, source: Source) -> Iterator[Finding]:
-    unseen = [name for name in source.class_names if name in source.unseen]
-    if unseen:
-        yield Finding(
-            f"no mask in {one.photos} images of {len(unseen)} of {len(source.class_names)} classes, which are not asked for: "
-            f"{_some(unseen)}; if they are truly nowhere, name them under `absent:`"
-        )
     if getattr(getattr(source, "config", None), "marks", None) != "auto":
         return
     for name, areas in one.areas.items():
@@ -254,6 +265,8 @@ def _about_classes(one: SourceAccount, source: Source) -> Iterator[Finding]:
 
 
 def _about_unknown(one: SourceAccount) -> Iterator[Finding]:
+    if one.empty:
+        yield Finding(f"{one.empty} outlines enclose no pixel of their photo: they lie outside, or have no area")
     if one.unknown:
         found = [
             f"{name}: {count / max(one.pixels, 1):.2%} of the pixels, in {one.shown[name]} images"

@@ -40,11 +40,13 @@ class Sample:
 @dataclass(frozen=True)
 class Contents:
     """What the labels of one image hold: `pixels` in all, `areas` of the classes that are there, and `unknown`, the pixels of
-    every number or colour that is no class, neither ignored nor declared as background; all in pixels."""
+    every number or colour that is no class, neither ignored nor declared as background; all in pixels. empty: outlines
+    that enclose no pixel of the photo."""
 
     pixels: int
     areas: dict[str, int]
     unknown: dict[str, int]
+    empty: int = 0
 
 
 @dataclass(frozen=True)

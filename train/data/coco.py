@@ -1,6 +1,7 @@
 """COCO JSON, instances, stuff or panoptic."""
 
 import json
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 
@@ -92,17 +93,18 @@ class CocoSource(LabelledSource):
         if self.config.panoptic:
             return self._panoptic(index)
         size = self.photos[index].size or self.size_of(self.photo(index))
-        masks, crowd = {}, np.zeros(size, bool)
+        masks, crowd, empty = {}, np.zeros(size, bool), 0
         for annotation in self.photos[index].annotations:
             name = self.file.categories[annotation["category_id"]]
             if name not in self.names and not is_crowd(annotation):
                 continue
             mask = self._mask(annotation, index, size)
+            empty += not mask.any()
             if is_crowd(annotation) and self.config.crowd != "mask":
                 crowd |= mask
             elif name in self.names:
                 masks[name] = masks.get(name, False) | mask
-        return Labels(masks, crowd if crowd.any() else None, self.config.annotations, size)
+        return Labels(masks, crowd if crowd.any() else None, self.config.annotations, size, empty=empty)
 
     def _mask(self, annotation: dict, index: int, size: tuple[int, int]) -> np.ndarray:
         """Bool [H,W] of one annotation."""
@@ -135,6 +137,13 @@ class CocoSource(LabelledSource):
             out.append(
                 Finding(f"{crowd.total()} crowd annotations are unlabelled regions (`crowd:` can change it)", left_over=False)
             )
+        parts = (part for photo in self.file.photos for one in photo.annotations for part in one.get("segments_info", []))
+        strangers = Counter(
+            part.get("category_id") for part in parts if same_id(part.get("category_id")) not in self.file.categories
+        )
+        if strangers:
+            listed = ", ".join(f"{name!r} ({count})" for name, count in strangers.most_common(5))
+            out.append(Finding(f"{strangers.total()} segments have a category_id that the JSON does not list: {listed}"))
         left = {name for photo in self.file.photos for name in self._labelled(photo)} - set(self.names)
         if left:
             out.append(

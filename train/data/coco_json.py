@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlparse
+from urllib.parse import parse_qs, unquote, urlparse
 
 from train.data.base import DataError, Finding
 from train.data.names import images_below, plain
@@ -169,7 +169,9 @@ class PhotoFiles:
         for text in dict.fromkeys((name, name.replace("\\", "/"), unquote(name.replace("\\", "/")))):
             if (path := self.folder / text).is_file():
                 return path
-        wanted = same_file(unquote(urlparse(name.replace("\\", "/")).path or name))
+        address = urlparse(name.replace("\\", "/"))
+        local = parse_qs(address.query).get("d", [""])[0]  # Label Studio's /data/local-files/?d=folder/a.jpg
+        wanted = same_file(local or unquote(address.path) or name)
         parts = [plain(part) for part in PurePosixPath(wanted).parts]
         found = self._named(parts[-1]) if parts else []
         for length in range(len(parts), 0, -1):  # the longest end of the path that fits exactly one file

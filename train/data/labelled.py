@@ -110,13 +110,14 @@ class Wording:
 class Labels:
     """The labels of one image. masks: bool [H,W] by class, of the classes that are looked for. ignore: unlabelled pixels, bool
     [H,W], or None. file: where they come from, for messages. shape: (height, width), None without any label file. unknown:
-    pixels by number or colour that nothing takes."""
+    pixels by number or colour that nothing takes. empty: outlines that enclose no pixel."""
 
     masks: dict[str, np.ndarray]
     ignore: np.ndarray | None
     file: Path
     shape: tuple[int, int] | None
     unknown: Callable[[], dict[str, int]] = dict
+    empty: int = 0
 
 
 class LabelledSource(Source):
@@ -219,7 +220,7 @@ class LabelledSource(Source):
         labels = self.labels(index)
         areas = {name: int(mask.sum()) for name, mask in labels.masks.items()}
         height, width = labels.shape or (0, 0)
-        return Contents(height * width, {name: area for name, area in areas.items() if area}, labels.unknown())
+        return Contents(height * width, {name: area for name, area in areas.items() if area}, labels.unknown(), labels.empty)
 
     def findings(self) -> list[Finding]:
         shared = self.wording.shared_phrases()
