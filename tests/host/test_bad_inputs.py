@@ -10,7 +10,7 @@ import pytest
 import dev
 from tools.api import Client, RunError
 
-from .conftest import LOADER, PHOTO, PICK, SEGMENT, Graph, masks_of, node
+from .conftest import LOADER, PHOTO, PICK, SEGMENT, Graph, coverage_of, node
 
 ODD = """
 import torch
@@ -107,7 +107,7 @@ def odd_graph(scene) -> Graph:
 
 
 def test_the_graph_without_odd_values_runs(odd_client, odd_graph):
-    assert masks_of(odd_client, odd_client.run(odd_graph.prompt)).any()
+    assert coverage_of(odd_client.run(odd_graph.prompt)) > 0
 
 
 @pytest.mark.parametrize(("at", "name", "kind", "words"), ROWS, ids=[f"{row[1]}-{row[2]}" for row in ROWS])
@@ -120,7 +120,7 @@ def test_an_odd_value_is_named(odd_client, odd_graph, at, name, kind, words):
 
 
 def test_the_next_prompt_works_after_all_of_them(odd_client, odd_graph):
-    assert masks_of(odd_client, odd_client.run(odd_graph.change(SEGMENT, seed=1).prompt)).any()
+    assert coverage_of(odd_client.run(odd_graph.change(SEGMENT, seed=1).prompt)) > 0
 
 
 def test_the_table_is_long_enough():

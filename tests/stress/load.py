@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 
 import dev
-from tests.host.conftest import SEGMENT, Graph, masks_of
+from tests.host.conftest import SEGMENT, Graph, coverage_of
 from tests.stress.campaign import options, report
 from tools import demo
 from tools.api import Client, RunError
@@ -35,7 +35,7 @@ def run_queue(client: Client, process: psutil.Process, graph: Graph, minutes: fl
     for prompt_id in queued:
         started = time.monotonic()
         try:
-            coverage.append(float(masks_of(client, client.wait(prompt_id)).mean()) / 255)
+            coverage.append(coverage_of(client.wait(prompt_id)))
         except RunError as error:
             failed += 1
             print(error, flush=True)
