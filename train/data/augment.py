@@ -1,11 +1,12 @@
 """Seeded augmentation as a source around a source, so that augmented images are cached like any others."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from train.data.base import Query, Sample, Source
+from train.data.base import Sample, Source
 from train.data.labelled import settings_digest
 from train.settings.bounds import Share, whole
 
@@ -100,5 +101,8 @@ def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
 
 
 def _map(sample: Sample, change) -> Sample:
-    queries = tuple(Query(q.name, q.prompts, None if q.mask is None else change(q.mask), q.group) for q in sample.queries)
-    return Sample(change(sample.image), queries, None if sample.ignore is None else change(sample.ignore))
+    def changed(pixels: np.ndarray | None) -> np.ndarray | None:
+        return None if pixels is None else change(pixels)
+
+    queries = tuple(replace(query, mask=changed(query.mask), soft=changed(query.soft)) for query in sample.queries)
+    return Sample(change(sample.image), queries, changed(sample.ignore))

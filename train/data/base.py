@@ -19,13 +19,15 @@ class Query:
 
     name: the class, for balanced sampling and per-class scores. prompts: phrases for it, the plainest first.
     mask: bool [H, W], or None where the thing is not in the image. group: "seen", "held_out", another name of the
-    source's choosing, or "absent_hard" / "absent_random" where mask is None.
+    source's choosing, or "absent_hard" / "absent_random" where mask is None. soft: float32 [H, W] in [0, 1],
+    what is taught instead of the mask where the labels are soft; the scores go by the mask.
     """
 
     name: str
     prompts: tuple[str, ...]
     mask: np.ndarray | None
     group: str = "seen"
+    soft: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -458,7 +458,8 @@ def _reading(files: list[Path]) -> tuple[dict, tuple[str, ...]]:
         classes = {f"colour {r} {g} {b}": [r, g, b] for r, g, b in sorted(colours) if (r, g, b) != (0, 0, 0)}
         return {"type": "colour", "classes": classes}, (f"{len(colours)} colours", "Give the colours their names.")
     if len(numbers) > MANY_LEVELS or "lossy" in modes or colours:
-        return {"type": "binary", "name": "object"}, ("grey levels", name_it)
+        soft = "Levels between black and white: `marks: soft` teaches them as weights."
+        return {"type": "binary", "name": "object"}, ("grey levels", name_it, soft)
     if set(numbers) <= {0, 255, True} and "P" not in modes and max(numbers) != 1:
         return {"type": "binary", "name": "object"}, ("black and white", name_it)
     found = [number for number in numbers if number not in (0, 255)]

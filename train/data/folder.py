@@ -7,7 +7,7 @@ import numpy as np
 
 from train.data.base import DataError, Finding
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest, wrong_size
-from train.data.marks import read_mask
+from train.data.marks import read_mask, read_weights
 from train.data.names import Owners, entries, images_below, is_image, plain
 from train.data.pixels import IMAGE_SUFFIXES
 from train.data.source_config import FolderConfig
@@ -83,16 +83,26 @@ class FolderSource(LabelledSource):
 
     def labels(self, index: int) -> Labels:
         masks: dict[str, np.ndarray] = {}
+        soft: dict[str, np.ndarray] = {}
         ignore, file, shape = None, self.config.masks, None
         for name in self.class_names:
             for path in self._mask_files(name, index):
-                marked, unknown = read_mask(path, self.config.ignore, self.config.marks, self.config.page)
+                marked, unknown = self._read(path, name, soft)
                 if shape not in (None, marked.shape):
                     raise wrong_size(path, marked.shape, file, shape)
                 file, shape = path, marked.shape
                 masks[name] = masks.get(name, False) | marked
                 ignore = unknown if ignore is None else ignore | unknown
-        return Labels(masks, ignore if self.config.ignore is not None else None, file, shape)
+        return Labels(masks, ignore if self.config.ignore is not None else None, file, shape, soft=soft)
+
+    def _read(self, path: Path, name: str, soft: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Marked and unknown pixels of a mask file; soft ones add their weights to those of the class in `soft`."""
+        if self.config.marks != "soft":
+            return read_mask(path, self.config.ignore, self.config.marks, self.config.page)
+        weights, unknown = read_weights(path, self.config.ignore, self.config.page)
+        there = soft.get(name, np.zeros_like(weights))
+        soft[name] = np.maximum(there, weights) if there.shape == weights.shape else weights
+        return weights >= 0.5, unknown
 
     def findings(self) -> list[Finding]:
         return [*super().findings(), *self._unread(), *self._taken_loosely()]

@@ -4,7 +4,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -110,7 +110,8 @@ class Wording:
 class Labels:
     """The labels of one image. masks: bool [H,W] by class, of the classes that are looked for. ignore: unlabelled pixels, bool
     [H,W], or None. file: where they come from, for messages. shape: (height, width), None without any label file. unknown:
-    pixels by number or colour that nothing takes. empty: outlines that enclose no pixel."""
+    pixels by number or colour that nothing takes. empty: outlines that enclose no pixel. soft: weights float32 [H,W] in [0,1] of
+    the masks that have them."""
 
     masks: dict[str, np.ndarray]
     ignore: np.ndarray | None
@@ -118,6 +119,7 @@ class Labels:
     shape: tuple[int, int] | None
     unknown: Callable[[], dict[str, int]] = dict
     empty: int = 0
+    soft: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class LabelledSource(Source):
@@ -202,7 +204,8 @@ class LabelledSource(Source):
         image = self.pixels(photo, labels.shape)
         if labels.shape is not None and labels.shape != image.shape[:2]:
             raise wrong_size(labels.file, labels.shape, photo, image.shape[:2])
-        queries = tuple(self.wording.queries(labels.masks, index, self.unseen))
+        asked = self.wording.queries(labels.masks, index, self.unseen)
+        queries = tuple(replace(query, soft=labels.soft.get(query.name)) if query.mask is not None else query for query in asked)
         return Sample(image, queries, labels.ignore)
 
     def pixels(self, photo: Path, size: tuple[int, int] | None) -> np.ndarray:

@@ -31,6 +31,26 @@ def read_mask(
     ignore: the grey level of unknown pixels, which are not marked. Raises DataError for a mask that could mean two things,
     naming both, or that says 1 for white.
     """
+    picture = _picture(path, ignore, page)
+    return _READ[how](picture) & ~picture.unknown, picture.unknown
+
+
+def read_weights(path: Path, ignore: int | None = None, page: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """How much every pixel of a soft mask belongs to the thing, float32 [H,W] in [0,1], its grey level where it is opaque; and
+    the unknown pixels, bool [H,W], whose weight is 0."""
+    picture = _picture(path, ignore, page)
+    grey = _grey(picture) * (1 if picture.alpha is None else picture.alpha / np.float32(255))
+    weights = np.where(picture.unknown, np.float32(0), (grey / 255).astype(np.float32))
+    if 0 < weights.max(initial=0) < 0.5:
+        raise picture.error(
+            f"has no weight above {weights.max():.2f}, and what is below one half counts as not there",
+            "Scale its levels up, or read the file with `marks: any`.",
+        )
+    return weights, picture.unknown
+
+
+def _picture(path: Path, ignore: int | None, page: int | None) -> "_Picture":
+    """A mask turned upright."""
     with opened(path, page) as image:
         colours, alpha = _layers(image, path, page)
         turn, smeared = orientation(image), is_lossy(image, path)
@@ -38,8 +58,7 @@ def read_mask(
     if alpha is not None and alpha.min() == alpha.max():
         alpha = None
     unknown = (colours == ignore).all(2) if ignore is not None else np.zeros(colours.shape[:2], bool)
-    marked = _READ[how](_Picture(path, colours, alpha, unknown, smeared))
-    return marked & ~unknown, unknown
+    return _Picture(path, colours, alpha, unknown, smeared)
 
 
 class _Picture:
@@ -100,8 +119,12 @@ def _bytes(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _bright(picture: _Picture) -> np.ndarray:
-    grey = picture.colours.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return (grey >= 127.5) & picture.opaque()
+    return (_grey(picture) >= 127.5) & picture.opaque()
+
+
+def _grey(picture: _Picture) -> np.ndarray:
+    """Luminance, float32 [H,W] in [0,255]."""
+    return picture.colours.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def _auto(picture: _Picture) -> np.ndarray:
@@ -250,5 +273,6 @@ _READ = {
     "dark": lambda picture: ~_bright(picture) & picture.opaque(),
     "any": lambda picture: (picture.value >= FAINT) & picture.opaque(),
     "alpha": _Picture.opaque,
+    "soft": _bright,
     "transparent": lambda picture: ~picture.opaque(),
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from train.data.base import DataError, Finding
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
-from train.data.marks import read_mask
+from train.data.marks import read_mask, read_weights
 from train.data.matlab import read_matlab
 from train.data.names import is_foreign, is_image, same_but_for_spelling
 from train.data.pixels import IMAGE_SUFFIXES, read_colours, read_numbers
@@ -229,5 +229,11 @@ class BinarySource(PairedSource):
         return self.config.name, self.config.ignore, self.config.marks
 
     def decode(self, path: Path) -> Labels:
-        marked, unknown = read_mask(path, self.config.ignore, self.config.marks, self.config.page)
-        return Labels({self.config.name: marked}, unknown if self.config.ignore is not None else None, path, marked.shape)
+        name, soft = self.config.name, {}
+        if self.config.marks == "soft":
+            soft[name], unknown = read_weights(path, self.config.ignore, self.config.page)
+            marked = soft[name] >= 0.5
+        else:
+            marked, unknown = read_mask(path, self.config.ignore, self.config.marks, self.config.page)
+        ignore = unknown if self.config.ignore is not None else None
+        return Labels({name: marked}, ignore, path, marked.shape, soft=soft)

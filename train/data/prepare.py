@@ -11,7 +11,7 @@ from digseg_nodes.core.geometry import Geometry, fit, plan_geometry
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from digseg_nodes.core.pixels import from_bytes
 from train.data.area import covered_share, soft_mask
-from train.data.base import Sample
+from train.data.base import Query, Sample
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,22 @@ def prepare(sample: Sample, resolution: int, shape: str = "own", like: tuple[int
     """
     height, width = sample.image.shape[:2]
     geometry = replace(plan_geometry(*(like or (height, width)), resolution, shape), original=(height, width))
-    soft = [soft_mask(query.mask, geometry.resized) for query in sample.queries if query.mask is not None]
+    soft = [_taught(query, geometry.resized) for query in sample.queries if query.mask is not None]
     masks = torch.from_numpy(np.stack(soft)) if soft else torch.zeros((0, *geometry.resized))
     return Prepared(
         fit(from_bytes(sample.image)[None], geometry)[0] * 2 - 1,  # [H,W,3] uint8 -> [3,h,w] in [-1,1]
         _filled_up(masks, geometry),
         _valid_latents(_filled_up(_known(sample, geometry), geometry)),
     )
+
+
+def _taught(query: Query, size: tuple[int, int]) -> np.ndarray:
+    """The mask of a present query at `size`, float32 [*size] in [0,1]; soft labels keep their levels where some pixel is above
+    one half."""
+    if query.soft is None:
+        return soft_mask(query.mask, size)
+    share = covered_share(query.soft, size)
+    return share if share.max() > 0.5 else soft_mask(query.soft, size)
 
 
 def _known(sample: Sample, geometry: Geometry) -> Tensor:

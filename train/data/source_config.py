@@ -9,9 +9,10 @@ from digseg_nodes.core.prompts import PRESETS, parse_prompts, preset_text
 from train.settings.bounds import Count, Side, whole
 from train.settings.yaml_config import UserPath
 
-Marks = Literal["auto", "bright", "dark", "any", "alpha", "transparent"]
+Marks = Literal["auto", "bright", "dark", "any", "alpha", "transparent", "soft"]
 """Which pixels of a mask are marked. bright: at least half white. dark: less than that. any: whatever is not black and not
-transparent. alpha: what is opaque; transparent: what is not. auto: what the picture says, where it says one thing."""
+transparent. alpha: what is opaque; transparent: what is not. soft: as bright, and the grey level is taught as weight. auto: what
+the picture says, where it says one thing."""
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Byte, Byte, Byte]
 
