@@ -52,6 +52,10 @@ def read_weights(path: Path, ignore: int | None = None, page: int | None = None)
 def _picture(path: Path, ignore: int | None, page: int | None) -> "_Picture":
     """A mask turned upright."""
     with opened(path, page) as image:
+        if how == "auto" and image.mode in ("1", "L") and (grey := _black_and_white(image)) is not None:
+            grey = turned(grey, orientation(image))
+            unknown = grey == ignore if ignore is not None else np.zeros(grey.shape, bool)
+            return (grey > 0) & ~unknown, unknown
         colours, alpha = _layers(image, path, page)
         turn, smeared = orientation(image), is_lossy(image, path)
     colours, alpha = turned(colours, turn), None if alpha is None else turned(alpha, turn)
@@ -59,6 +63,12 @@ def _picture(path: Path, ignore: int | None, page: int | None) -> "_Picture":
         alpha = None
     unknown = (colours == ignore).all(2) if ignore is not None else np.zeros(colours.shape[:2], bool)
     return _Picture(path, colours, alpha, unknown, smeared)
+
+
+def _black_and_white(image: Image.Image) -> np.ndarray | None:
+    """[H,W] uint8 of an image whose levels are 0 and 255 alone, where there is nothing to find out; None for others."""
+    grey = np.asarray(image.convert("L"))
+    return grey if not has_alpha(image) and not np.bincount(grey.ravel(), minlength=256)[1:255].any() else None
 
 
 class _Picture:
