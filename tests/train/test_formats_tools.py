@@ -209,6 +209,13 @@ def test_labelme_shapes_that_are_no_masks(tmp_path, shape, complaint):
     assert any('1 labels are not among `classes` and not used: "pole" (1)' in finding.text for finding in chosen.findings())
 
 
+def test_regions_without_a_pixel_are_counted(tmp_path):
+    outside = labelme_shape("cat", [[-30.0, -30.0], [-10.0, -30.0], [-10.0, -10.0]])
+    source = labelme_source(tmp_path, [outside, labelme_shape("cat", scenes()[0].polygons["cat"])])
+    assert source.contents(0).empty == 1
+    assert np.array_equal(masks_of(source, 0)["cat"], scenes()[0].mask("cat"))
+
+
 def test_labelme_photos_elsewhere_and_missing(tmp_path):
     save_photo(tmp_path / "export/photos/a.jpg", scenes()[0])
     labelme_file(tmp_path / "export/photos/a.jpg", [labelme_shape("cat", scenes()[0].polygons["cat"])])

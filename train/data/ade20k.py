@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from train.data.base import DataError, Finding
+from train.data.label_values import strange_numbers
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.labelme import read_json
 from train.data.names import images_below
@@ -65,7 +66,13 @@ class FullAde20kSource(LabelledSource):
         numbers = class_names(photo.with_suffix(".json"))
         masks = {name: np.isin(codes, list(numbers.get(name, ()))) for name in self.class_names}
         known = {0, *(number for several in numbers.values() for number in several)}
-        return Labels(masks, codes == 0, seg_file(photo), codes.shape, lambda: _strangers(codes, known))
+        return Labels(
+            masks,
+            codes == 0,
+            seg_file(photo),
+            codes.shape,
+            lambda: {str(one): count for one, count in strange_numbers(codes, known).items()},
+        )
 
     def findings(self) -> list[Finding]:
         return [*super().findings(), *self.notes]
@@ -92,9 +99,3 @@ def class_names(path: Path) -> dict[str, set[int]]:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not ADE20K's ({error!r}); expected annotation.object with name and name_ndx.") from error
     return found
-
-
-def _strangers(codes: np.ndarray, known: set[int]) -> dict[str, int]:
-    """Pixels by class number that the JSON does not name."""
-    found, counts = np.unique(codes, return_counts=True)
-    return {str(one): int(count) for one, count in zip(found, counts, strict=True) if int(one) not in known}

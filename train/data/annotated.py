@@ -117,13 +117,17 @@ class AnnotatedSource(LabelledSource):
     def labels(self, index: int) -> Labels:
         one = self.photos[index]
         size = one.size or self.size_of(one.photo)
-        masks, ignore = {}, np.zeros(size, bool)
+        masks, ignore, empty = {}, np.zeros(size, bool), 0
         for region in one.regions:
+            if region.label not in self.config.ignore and region.label not in self.wording.phrases:
+                continue
+            mask = self._drawn(region, one, size)
+            empty += not mask.any()
             if region.label in self.config.ignore:
-                ignore |= self._drawn(region, one, size)
-            elif region.label in self.wording.phrases:
-                masks[region.label] = masks.get(region.label, False) | self._drawn(region, one, size)
-        return Labels(masks, ignore if ignore.any() else None, one.file, size)
+                ignore |= mask
+            else:
+                masks[region.label] = masks.get(region.label, False) | mask
+        return Labels(masks, ignore if ignore.any() else None, one.file, size, empty=empty)
 
     def _drawn(self, region: Region, one: Annotated, size: tuple[int, int]) -> np.ndarray:
         try:

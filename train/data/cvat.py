@@ -7,6 +7,7 @@ import numpy as np
 
 from train.data.annotated import some
 from train.data.base import DataError, Finding
+from train.data.label_values import colour_codes, strange_colours
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.names import images_below
 from train.data.pixels import read_colours
@@ -92,12 +93,12 @@ class CvatSource(LabelledSource):
         file = self.pairs[index][1]
         if not file.is_file():
             return Labels({}, None, file, None)
-        codes = _codes(read_colours(file)[0])
-        known = {name: int(_codes(np.array(colour))) for name, colour in self.colours.items()}
+        codes = colour_codes(read_colours(file)[0])
+        known = {name: int(colour_codes(np.array(colour))) for name, colour in self.colours.items()}
         masks = {name: codes == known[name] for name in self.class_names}
         ignored = [known[name] for name in self.config.ignore if name in known]
         ignore = np.isin(codes, ignored) if ignored else None
-        return Labels(masks, ignore, file, codes.shape, lambda: _strangers(codes, {0, *known.values()}))
+        return Labels(masks, ignore, file, codes.shape, lambda: strange_colours(codes, {0, *known.values()}))
 
     def mask_files(self) -> tuple[set[Path], set[Path]]:
         there = set(images_below(self.config.root / "SegmentationClass"))
@@ -124,15 +125,3 @@ def read_labelmap(path: Path) -> dict[str, tuple[int, int, int]]:
             raise DataError(f'{path}: "{twin}" and "{name}" have one colour, {red},{green},{blue}. Give one another in CVAT.')
         out[name] = (red, green, blue)
     return out
-
-
-def _codes(colours: np.ndarray) -> np.ndarray:
-    """[..., 3] uint8 -> [...] int32, one number per colour."""
-    return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-
-
-def _strangers(codes: np.ndarray, known: set[int]) -> dict[str, int]:
-    """Pixels by colour that labelmap.txt does not have."""
-    found, counts = np.unique(codes, return_counts=True)
-    pairs = [(int(code), int(count)) for code, count in zip(found, counts, strict=True) if int(code) not in known]
-    return {f"({code >> 16}, {code >> 8 & 255}, {code & 255})": count for code, count in pairs}

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from train.data.base import DataError, Finding
+from train.data.label_values import colour_codes, strange_colours, strange_numbers
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.marks import read_mask, read_weights
 from train.data.matlab import read_matlab
@@ -176,8 +177,7 @@ class IndexSource(PairedSource):
         if self.config.background == "rest":
             return {}
         known = {*self.config.ignore, *self.config.background, *(one for many in self.config.classes.values() for one in many)}
-        found, counts = np.unique(numbers, return_counts=True)
-        return {str(one): int(count) for one, count in zip(found, counts, strict=True) if int(one) not in known}
+        return {str(number): count for number, count in strange_numbers(numbers, known).items()}
 
 
 class ColourSource(PairedSource):
@@ -190,11 +190,11 @@ class ColourSource(PairedSource):
 
     def decode(self, path: Path) -> Labels:
         colours, opaque = read_colours(path, self.config.page)
-        codes = _codes(colours)
+        codes = colour_codes(colours)
         if opaque is not None:
             codes = np.where(opaque, codes, TRANSPARENT)
-        masks = {name: codes == _codes(np.array(colour)) for name, colour in self.config.classes.items()}
-        ignored = [_codes(np.array(colour)) for colour in self.config.ignore]
+        masks = {name: codes == colour_codes(np.array(colour)) for name, colour in self.config.classes.items()}
+        ignored = [colour_codes(np.array(colour)) for colour in self.config.ignore]
         ignore = np.isin(codes, ignored) if ignored else None
         return Labels(masks, ignore, path, codes.shape, lambda: self._unknown(codes))
 
@@ -202,19 +202,12 @@ class ColourSource(PairedSource):
         if self.config.background == "rest":
             return {}
         colours = [*self.config.classes.values(), *self.config.ignore, *self.config.background]
-        known = {TRANSPARENT, *(int(_codes(np.array(colour))) for colour in colours)}
-        found, counts = np.unique(codes, return_counts=True)
-        pairs = [(int(code), int(count)) for code, count in zip(found, counts, strict=True) if int(code) not in known]
-        return {f"({code >> 16}, {code >> 8 & 255}, {code & 255})": count for code, count in pairs}
+        known = {TRANSPARENT, *(int(colour_codes(np.array(colour))) for colour in colours)}
+        return strange_colours(codes, known)
 
 
 TRANSPARENT = -1
 """The code of pixels without colour."""
-
-
-def _codes(colours: np.ndarray) -> np.ndarray:
-    """[..., 3] uint8 -> [...] int32, one number per colour."""
-    return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
 
 
 class BinarySource(PairedSource):
