@@ -31,6 +31,9 @@ def read_mask(
     ignore: the grey level of unknown pixels, which are not marked. Raises DataError for a mask that could mean two things,
     naming both, or that says 1 for white.
     """
+    if how == "auto" and (grey := _black_and_white(path, page)) is not None:
+        unknown = grey == ignore if ignore is not None else np.zeros(grey.shape, bool)
+        return (grey > 0) & ~unknown, unknown
     picture = _picture(path, ignore, page)
     return _READ[how](picture) & ~picture.unknown, picture.unknown
 
@@ -52,10 +55,6 @@ def read_weights(path: Path, ignore: int | None = None, page: int | None = None)
 def _picture(path: Path, ignore: int | None, page: int | None) -> "_Picture":
     """A mask turned upright."""
     with opened(path, page) as image:
-        if how == "auto" and image.mode in ("1", "L") and (grey := _black_and_white(image)) is not None:
-            grey = turned(grey, orientation(image))
-            unknown = grey == ignore if ignore is not None else np.zeros(grey.shape, bool)
-            return (grey > 0) & ~unknown, unknown
         colours, alpha = _layers(image, path, page)
         turn, smeared = orientation(image), is_lossy(image, path)
     colours, alpha = turned(colours, turn), None if alpha is None else turned(alpha, turn)
@@ -65,10 +64,14 @@ def _picture(path: Path, ignore: int | None, page: int | None) -> "_Picture":
     return _Picture(path, colours, alpha, unknown, smeared)
 
 
-def _black_and_white(image: Image.Image) -> np.ndarray | None:
-    """[H,W] uint8 of an image whose levels are 0 and 255 alone, where there is nothing to find out; None for others."""
-    grey = np.asarray(image.convert("L"))
-    return grey if not has_alpha(image) and not np.bincount(grey.ravel(), minlength=256)[1:255].any() else None
+def _black_and_white(path: Path, page: int | None) -> np.ndarray | None:
+    """[H,W] uint8, upright, of a grey mask whose levels are 0 and 255 alone, where there is nothing to find out; None for
+    others."""
+    with opened(path, page) as image:
+        if image.mode not in ("1", "L") or has_alpha(image):
+            return None
+        grey = turned(np.asarray(image.convert("L")), orientation(image))
+    return None if np.bincount(grey.ravel(), minlength=256)[1:255].any() else grey
 
 
 class _Picture:
