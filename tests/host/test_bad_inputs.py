@@ -98,9 +98,9 @@ def odd_client(odd_host):
 
 @pytest.fixture(scope="module")
 def odd_graph(scene) -> Graph:
-    """A short run: one step at a small size; a second branch encodes prompts from a class list."""
+    """A short run; a second branch encodes prompts from a class list."""
     present = next(entry["prompt"] for entry in scene.prompts if entry["mask"])
-    graph = Graph(scene.image, present).change(SEGMENT, resolution=64, steps=1)
+    graph = Graph(scene.image, present)
     graph.prompt["presets"] = node("DiGSegPrompts", clip=[LOADER, 1], text=present, preset="none")
     graph.prompt["shown"] = node("PreviewAny", source=["presets", 0])
     return graph

@@ -52,7 +52,7 @@ def main() -> int:
     arguments = options(__doc__, minutes=10)
     install, scene = dev.find_or_make_install(), demo.load_scenes()[0]
     present = next(entry["prompt"] for entry in scene.prompts if entry["mask"])
-    graph = Graph(scene.image, present).change(SEGMENT, resolution=64, steps=1)
+    graph = Graph(scene.image, present)
     with dev.running_host(install, "stress") as host, Client(host.url) as client:
         found = run_queue(client, psutil.Process(host.process.pid), graph, arguments.minutes)
     memory, seconds = np.array(found["memory"], float), np.array(found["seconds"])
