@@ -289,7 +289,8 @@ def _sample_chunk(run: _Run, chunk: list[_Job]) -> Tensor:
         noise = torch.stack([run.noises[job.member] for job in chunk])  # [N,4,h,w]
 
         def on_step(_i: int, x0: Tensor) -> None:
-            picture = run.preview and run.preview.draw(chunk[0].frame, chunk[0].prompt, x0[0])
+            due = run.preview is not None and run.preview.due()
+            picture = run.preview.draw(chunk[0].frame, chunk[0].prompt, x0[0]) if due else None
             run.progress.advance(len(chunk), picture)
 
         return run.engine.sample(text, photo, noise, run.plan, on_step, run.sampler).cpu()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 from PIL import Image
 from torch import Tensor
 
@@ -13,6 +16,8 @@ from .palettes import palette
 from .pixels import from_bytes
 
 SIZE = 384
+SECONDS = 0.2
+"""At least from one picture to the next: nobody sees more, and a small network's step takes less time than its picture."""
 STRENGTH = 0.65
 
 
@@ -23,9 +28,15 @@ class MaskPreview:
         self.image, self.mask_target = image, mask_target
         self.frame = -1
         self.photo: Tensor | None = None
+        self.drawn_at = -math.inf
+
+    def due(self) -> bool:
+        """Whether another picture is worth drawing by now."""
+        return time.monotonic() - self.drawn_at >= SECONDS
 
     def draw(self, frame: int, prompt: int, x0: Tensor) -> Image.Image:
         """x0 [4,h,w] unscaled, of prompt number `prompt` → the frame's photo, at most SIZE pixels, tinted where the mask is."""
+        self.drawn_at = time.monotonic()
         photo = self._photo(frame)  # [h,w,3]
         strength = self._soft(frame, x0, tuple(photo.shape[:2])) * STRENGTH  # [h,w,1]
         strength = strength.flip(1) if self.image.is_mirrored(frame) else strength

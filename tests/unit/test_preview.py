@@ -5,7 +5,7 @@ import torch
 
 from digseg_nodes.core.encoded import EncodedImage
 from digseg_nodes.core.geometry import plan_geometry
-from digseg_nodes.core.preview import SIZE, MaskPreview
+from digseg_nodes.core.preview import SECONDS, SIZE, MaskPreview
 
 PROBE = torch.tensor([[0.0] * 4, [1.0] * 4])
 
@@ -43,3 +43,13 @@ def test_white_on_the_photo():
     painted = photo + mask * (1 - photo)
     assert np.array_equal(tinted("overlay", painted, photo), mask.bool().numpy())
     assert tinted("binary", painted, photo)[:, 4:].all()
+
+
+def test_pictures_are_drawn_no_faster_than_anybody_sees(monkeypatch):
+    now, preview = [100.0], MaskPreview(encoded(torch.full((8, 8), 0.5)))
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    assert preview.due()
+    preview.draw(0, 0, torch.zeros(4, 8, 8))
+    assert not preview.due()
+    now[0] += SECONDS
+    assert preview.due()

@@ -1,0 +1,304 @@
+"""What masks cost: a diffusers loop per prompt, ours with the VAE, ours with the guided mask decoder, the bare network calls.
+
+Everything is timed alternately in one run, several rounds; a figure is the median of the rounds' ratios, with the smallest and
+the largest. The demo model at 128 pixels in ComfyUI's engine, and a model of Stable Diffusion 2.1's size with random weights at
+256 pixels in diffusers' (the same networks on both sides), where 8 GiB of memory are free. The mask decoders are random: their
+time does not depend on their weights.
+
+python benchmarks/speed.py --report F [--rounds 5] [--only demo|sd21|memory]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks._layouts import make_networks  # noqa: E402 (ComfyUI has a package `tests` too)
+from tests.parity.builders import SCHEDULERS, reference_ddim  # noqa: E402
+
+MODELS = ROOT / "digseg_nodes" / "models"
+PROMPTS, PIPELINE_STEPS, SIDE, SMALL_SIDE, MANY = 8, 4, 256, 128, 64
+PHOTO, MEMORY_COUNTS = (1024, 1024), (1, 64)
+SD21_ROUNDS, SD21_GIB = 3, 8
+THINGS = [f"{colour} {shape}" for colour in ("red", "blue", "green", "white") for shape in ("circle", "star", "square", "ring")]
+Work = Callable[[], object]
+
+
+def timed(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every work in every round, one after the other within a round; a first round warms up and is not counted."""
+    seconds = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            wait_for_device()
+            started = time.perf_counter()
+            work()
+            wait_for_device()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+        print(f"round {number} of {rounds}: " + ", ".join(f"{n} {t[-1]:.2f} s" for n, t in seconds.items() if t), flush=True)
+    return seconds
+
+
+def wait_for_device() -> None:
+    """Until a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ratio(over: list[float], under: list[float], what: str, scale: float = 1.0) -> dict:
+    """Median, smallest and largest quotient of paired rounds."""
+    found = [scale * a / b for a, b in zip(over, under, strict=True)]
+    figures = {"median": statistics.median(found), "min": min(found), "max": max(found)}
+    return {**{name: round(value, 3) for name, value in figures.items()}, "what": what}
+
+
+def prompts(count: int) -> list:
+    """The first `count` of an endless list of prompts."""
+    from digseg_nodes.core.prompts import Prompt
+
+    names = [THINGS[i % len(THINGS)] + (f" {i // len(THINGS)}" if i >= len(THINGS) else "") for i in range(count)]
+    return [Prompt(name, (name,)) for name in names]
+
+
+def ours(engine, photo, count: int, decoder: str) -> Work:
+    """Photo and texts to masks in one step."""
+    from digseg_nodes.core import inference
+
+    asked, settings = prompts(count), inference.SamplerSettings(steps=1)
+    return lambda: inference.segment(engine, photo, asked, settings, inference.ImageSettings(), decoder=decoder)
+
+
+def pipeline(networks, photo, count: int) -> Work:
+    """The straight diffusers loop for each prompt: text, photo, PIPELINE_STEPS steps from noise, the VAE's mean."""
+    from train.networks.bases import decode_latents, encode_pixels
+    from train.networks.text_encoding import encode_texts
+
+    pixels = photo.movedim(-1, 1) * 2 - 1
+    texts = [prompt.wordings for prompt in prompts(count)]
+
+    def run() -> None:
+        for text in texts:
+            image = encode_pixels(networks.vae, pixels)
+            words, noise = encode_texts(networks.text_encoder, text).float(), torch.randn_like(image)
+            latent = reference_ddim(networks.unet, words, image, noise, networks.config.scheduler, PIPELINE_STEPS)
+            decode_latents(networks.vae, latent).mean(1)
+
+    return run
+
+
+def bare_calls(engine, photo, count: int) -> Work:
+    """The same network calls as `ours` with the guided decoder, one after the other, without anything around them."""
+    model, clip, vae = engine.model.model, engine.clip, engine.vae.first_stage_model
+    decoder = engine.mask_decoder.patcher.model
+    pixels = photo.movedim(-1, 1) * 2 - 1
+    timestep = torch.tensor([999.0])
+
+    def run() -> None:
+        words = [clip.encode_from_tokens(clip.tokenize(one.wordings[0], disable_weights=True)) for one in prompts(count)]
+        image = vae.encode(pixels)
+        features = decoder.photo_features(pixels)
+        for text in words:
+            x = torch.cat([torch.zeros_like(image), image * 0.18215], 1)
+            latent = model.diffusion_model(x, timestep, context=text[:, :77])
+            decoder(latent, features).sigmoid()
+
+    return run
+
+
+def with_default_decoder(checkpoint: Path, target: Path) -> Path:
+    """A copy of a checkpoint with a random mask decoder of the default shape."""
+    from digseg_nodes.core.checkpoint import open_checkpoint, save_checkpoint
+    from digseg_nodes.core.mask_decoder import MaskDecoder
+
+    opened, decoder = open_checkpoint(checkpoint), MaskDecoder()
+    parts = {name: opened.state_dict(name) for name in opened.components} | {"mask_decoder": decoder.state_dict()}
+    save_checkpoint(target, parts, replace(opened.config, mask_decoder=decoder.config.to_dict()), title="speed")
+    return target
+
+
+def demo_engine(folder: Path):
+    """ComfyUI's engine on the demo model with a mask decoder."""
+    from benchmarks.load_memory import boot
+    from digseg_nodes.core.checkpoint import open_checkpoint
+
+    path = with_default_decoder(MODELS / "digseg-demo.safetensors", folder / "demo.safetensors")
+    host, opened = boot([]), open_checkpoint(path)
+    return host.HostEngine(host.load_model(opened), host.load_clip(opened), host.load_vae(opened))
+
+
+def measure_demo(rounds: int) -> dict:
+    """Ratios of the demo model."""
+    from train.networks.bases import load_networks
+
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        engine, networks = demo_engine(Path(folder)), load_networks(MODELS / "digseg-demo.safetensors").eval()
+        photo = torch.rand(1, SMALL_SIDE, SMALL_SIDE, 3)
+        engine_works = {
+            "guided": ours(engine, photo, PROMPTS, "guided"),
+            "bare": bare_calls(engine, photo, PROMPTS),
+            "vae": ours(engine, photo, PROMPTS, "vae"),
+            "many": ours(engine, photo, MANY, "guided"),
+            "pipeline": pipeline(networks, photo, PROMPTS),
+        }
+        t = timed(engine_works, rounds)
+    text = f"demo model, {SMALL_SIDE} px, {PROMPTS} prompts, one step, ComfyUI's engine"
+    return {
+        "overhead_over_bare_calls": ratio(t["guided"], t["bare"], f"{text}: guided over the same network calls alone"),
+        "time_64_prompts_over_8_prompts": ratio(t["many"], t["guided"], f"{text}: {MANY} prompts over {PROMPTS}, guided"),
+        "pipeline_per_prompt_over_ours_guided_demo": ratio(
+            t["pipeline"], t["guided"], f"{text}: a diffusers loop per prompt, {PIPELINE_STEPS} steps, over ours guided"
+        ),
+        "ours_vae_over_ours_guided_demo": ratio(t["vae"], t["guided"], f"{text}: VAE over guided"),
+    }
+
+
+def sd21_networks():
+    """Random networks of Stable Diffusion 2.1's size in fp32 with a mask decoder, as train/ runs them."""
+    from digseg_nodes.core.mask_decoder import MaskDecoder
+    from train.networks.bases import Networks
+
+    made = make_networks("sd21", SCHEDULERS["v"], SIDE)
+    unet, vae, text = (module.float().requires_grad_(False) for module in made[:3])
+    decoder = MaskDecoder().eval().requires_grad_(False)
+    config = replace(made.config, initial_noise="zero", default_steps=1, mask_decoder=decoder.config.to_dict())
+    return Networks(unet, vae, text, config, decoder).eval()
+
+
+def measure_sd21(rounds: int) -> dict:
+    """Ratios of a model of Stable Diffusion 2.1's size, and of two others that a user may pick instead."""
+    from train.networks.engine import DiffusersEngine
+
+    networks = sd21_networks()
+    engine, photo = DiffusersEngine(networks, batch_size=1), torch.rand(1, SIDE, SIDE, 3)
+    with torch.inference_mode():
+        works = {
+            "guided": ours(engine, photo, PROMPTS, "guided"),
+            "pipeline, one prompt": pipeline(networks, photo, 1),
+            "vae": ours(engine, photo, PROMPTS, "vae"),
+            "TAESD, one decode": taesd(),
+            "VAE, one decode": lambda: engine.decode(torch.zeros(1, 4, SIDE // 8, SIDE // 8)),
+            "CLIPSeg": clipseg(photo),
+        }
+        t = timed(works, min(rounds, SD21_ROUNDS))
+    text = f"Stable Diffusion 2.1's size, random weights, {SIDE} px, {PROMPTS} prompts"
+    one = "pipeline, one prompt"
+    return {
+        "pipeline_per_prompt_over_ours_guided": ratio(
+            t[one],
+            t["guided"],
+            f"{text}: a diffusers loop per prompt, {PIPELINE_STEPS} steps, over ours guided, one step",
+            PROMPTS,
+        ),
+        "ours_vae_over_ours_guided": ratio(t["vae"], t["guided"], f"{text}, one step: VAE over guided"),
+        "taesd_decode_over_vae_decode": ratio(
+            t["TAESD, one decode"], t["VAE, one decode"], f"one mask at {SIDE} px, random TAESD"
+        ),
+        "clipseg_over_ours_guided": ratio(t["CLIPSeg"], t["guided"], f"{text}: CLIPSeg (ViT-B/16, 352 px) over ours guided"),
+    }
+
+
+def taesd() -> Work:
+    """One decode of TAESD's architecture."""
+    from diffusers import AutoencoderTiny
+
+    vae, latent = AutoencoderTiny().eval(), torch.zeros(1, 4, SIDE // 8, SIDE // 8)
+    return lambda: vae.decode(latent)
+
+
+def clipseg(photo) -> Work:
+    """CLIPSeg's architecture with random weights on the same photo and as many prompts, tokens given."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    model = CLIPSegForImageSegmentation(CLIPSegConfig()).eval()
+    pixels = torch.nn.functional.interpolate(photo.movedim(-1, 1), size=(352, 352)).expand(PROMPTS, -1, -1, -1)
+    ids = torch.full((PROMPTS, 77), 49407)
+    return lambda: model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids))
+
+
+def measure_memory() -> dict:
+    """Peak memory of many prompts over one chunk, beside the masks themselves, each in a process of its own."""
+    few, many = (in_own_process("--count", str(count)) for count in MEMORY_COUNTS)
+    text = (
+        f"demo model, photo of {PHOTO[0]} px, guided: what {MEMORY_COUNTS[1]} prompts add at most beside their masks, over one's"
+    )
+    return {"peak_memory_64_prompts_over_1_chunk": ratio([many["added_mib"]], [few["added_mib"]], text)}
+
+
+def peak_of(count: int) -> dict:
+    """MiB that segmenting `count` prompts adds to this process at most, without the masks it returns."""
+    from benchmarks.load_memory import peak_bytes, resident_bytes
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        engine, photo = demo_engine(Path(folder)), torch.rand(1, *PHOTO, 3)
+        ours(engine, torch.rand(1, SMALL_SIDE, SMALL_SIDE, 3), 1, "guided")()  # loads what is loaded on first use
+        before = resident_bytes()
+        masks = ours(engine, photo, count, "guided")().soft
+        peak = peak_bytes() - before - masks.numel() * masks.element_size()
+    return {"prompts": count, "added_mib": peak / 2**20}
+
+
+def in_own_process(*arguments: str) -> dict:
+    """What this file prints when started with these arguments."""
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        sys.exit(f"Measuring {' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    found = {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {**found, "torch": torch.__version__, "load_average_at_start": load}
+
+
+def free_gib() -> float:
+    """Memory that is free now."""
+    import psutil
+
+    return psutil.virtual_memory().available / 2**30
+
+
+def main() -> int:
+    """Measure and report; ratios are judged by who reads them, so the exit status is 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=("demo", "sd21", "memory"), default=["demo", "sd21", "memory"])
+    parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.count:
+        print(json.dumps(peak_of(args.count)))
+        return 0
+    report, ratios = {"machine": machine()}, {}
+    if "memory" in args.only:
+        ratios |= measure_memory()
+    if "demo" in args.only:
+        ratios |= measure_demo(args.rounds)
+    if "sd21" in args.only and free_gib() >= SD21_GIB:
+        ratios |= measure_sd21(args.rounds)
+    elif "sd21" in args.only:
+        print(f"Left out for want of {SD21_GIB} GiB of free memory: Stable Diffusion 2.1's size", flush=True)
+    report["ratios"] = ratios
+    print(json.dumps(report, indent=2))
+    if args.report:
+        args.report.write_text(json.dumps(report, indent=2), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

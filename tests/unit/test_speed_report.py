@@ -1,0 +1,38 @@
+"""`dev.py bench speed`: quotients of paired rounds, and where the report has them."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import dev
+from benchmarks import speed
+
+
+def test_a_ratio_is_of_rounds_that_belong_together():
+    found = speed.ratio([2.0, 9.0, 4.0], [1.0, 3.0, 1.0], "what", scale=2.0)
+    assert found == {"median": 6.0, "min": 4.0, "max": 8.0, "what": "what"}
+
+
+def test_works_take_turns_and_the_first_round_does_not_count():
+    calls = []
+    seconds = speed.timed({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3 and {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_the_report_has_machine_and_ratios_on_top(tmp_path, monkeypatch):
+    def child(command: list) -> int:
+        made = {"machine": {"cores": 2}, "ratios": {"x": {"median": 1.0}}} if command[1].stem == "speed" else {"figure": 3}
+        command[3].write_text(json.dumps(made), "utf-8")
+        return 0
+
+    for name, replacement in {
+        "OUTPUT": tmp_path,
+        "run_child": child,
+        "find_or_make_install": lambda: None,
+        "everything_python": lambda _install: "python",
+    }.items():
+        monkeypatch.setattr(dev, name, replacement)
+    dev.bench(SimpleNamespace(), ["speed", "precisions"])
+    report = json.loads((tmp_path / "bench" / "report.json").read_text("utf-8"))
+    assert report == {"machine": {"cores": 2}, "ratios": {"x": {"median": 1.0}}, "precisions": {"figure": 3}}
