@@ -97,11 +97,14 @@ class MaskDecoder(nn.Module):
         """What all prompts of a photo share: [N,3,H,W] in [-1,1] → features at 1, 1/2, 1/4 and 1/8 of its size."""
         return self.photo(photo.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, latents: Tensor, features: Sequence[Tensor], photo_index: Tensor | None = None) -> Tensor:
+    def forward(self, latents: Tensor, features: Sequence[Tensor] | Tensor, photo_index: Tensor | None = None) -> Tensor:
         """Unscaled mask latents [M,4,h,w] (as the VAE takes them) → logits [M,H,W] at the photo's size.
 
-        photo_index: int64 [M], the photo that each latent belongs to; None when there is one photo for all, or one each.
+        features: what `photo_features` gave, or the photos themselves. photo_index: int64 [M], the photo that each latent belongs
+        to; None when there is one photo for all, or one each.
         """
+        if isinstance(features, Tensor):
+            features = self.photo_features(features)
         if photo_index is not None and len(features[0]) > 1:
             features = [feature[photo_index] for feature in features]
         full, half, quarter, eighth = features

@@ -49,7 +49,7 @@ def test_every_step_sees_another_version_and_every_run_the_same(config_file):
     (one,), (repeated,) = first.batches[0], again.batches[0]
     assert same(one, repeated)
     table, (at, _) = first.batches.sampler.table, first.batches.sampler.draw(0, 6)
-    versions = [first.batches._load(step, 0, int(at[0]))[0] for step in range(4)]
+    versions = [first.batches._load(*first.batches._sample(step, 0, int(at[0])))[0] for step in range(4)]
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(versions))
     present = torch.from_numpy(table.absent[at] == 0)
     assert ((one.drawn == 1).all(1).flatten(1).any(1) == present).all()  # what is asked for stays in view

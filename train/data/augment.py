@@ -4,11 +4,16 @@ from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from train.data.base import Sample, Source
 from train.data.labelled import settings_digest
 from train.settings.bounds import Share, whole
+
+REPAINTED, GREYED = 0.2, 0.1
+"""Shares of photos whose colour channels `repainted` shuffles, and that lose their colours."""
 
 
 class Augmentation(BaseModel):
@@ -98,6 +103,20 @@ def jitter(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.nda
     values = grey + (values - grey) * saturation
     values = (values - values.mean()) * contrast + values.mean()
     return np.clip(values * brightness, 0, 255).round().astype(np.uint8)
+
+
+def repainted(photo: Tensor, amount: float, rng: np.random.Generator) -> Tensor:
+    """A photo [3,H,W] in [0,1] in other colours, so that edges are learnt and not the colours of the training data."""
+    grey = photo.mean(0, keepdim=True)
+    brightness, contrast, saturation = rng.uniform(1 - amount, 1 + amount, 3)
+    gains = torch.from_numpy(rng.uniform(1 - amount / 2, 1 + amount / 2, (3, 1, 1)).astype(np.float32))
+    chance, order = rng.random(), torch.from_numpy(rng.permutation(3))
+    if amount and chance < GREYED:
+        saturation = 0.0
+    elif amount and chance < GREYED + REPAINTED:
+        photo = photo[order]
+    photo = (grey + (photo - grey) * saturation) * gains
+    return ((photo - grey.mean()) * contrast + grey.mean() * brightness).clamp(0, 1)
 
 
 def _map(sample: Sample, change) -> Sample:

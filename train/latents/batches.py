@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from train.data.base import Sample
+from train.latents.guides import Guides, Size, latent_size
 from train.latents.latent_cache import LatentCache, Stores
 from train.latents.sampler import Sampler
 from train.learning.noise import annealed_strength, multi_scale_noise
@@ -20,7 +22,9 @@ from train.settings.train_config import TrainConfig
 @dataclass(frozen=True)
 class Batch:
     """image, mask, noise [B,4,h,w] float32; text [B,77,D]; timesteps int64 [B]; valid [B,1,h,w] float32 or None;
-    truth [B,8h,8w] float32 in {0,1} or None unless the loss is on pixels. Without the latent cache image and mask are None
+    truth [B,8h,8w] float32 in {0,1} or None unless the loss is on pixels. For the guided mask decoder: photo [B,3,H,W] in [-1,1],
+    outline and known float32 [B,H,W], the true mask and where the label is known, of the latents' window (top, left, height,
+    width), and jitter [B,4,h,w], noise of the latents it learns from. Without the latent cache image and mask are None
     until they are encoded from pixels and drawn, [B,3,8h,8w] in [-1,1]."""
 
     image: Tensor | None
@@ -32,6 +36,11 @@ class Batch:
     truth: Tensor | None = None
     pixels: Tensor | None = None
     drawn: Tensor | None = None
+    photo: Tensor | None = None
+    outline: Tensor | None = None
+    known: Tensor | None = None
+    window: tuple[int, int, int, int] | None = None
+    jitter: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device; from pinned memory the copy runs beside the device's work."""
@@ -43,7 +52,7 @@ class Batch:
 
     def _map(self, change) -> "Batch":
         values = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(value if value is None else change(value) for value in values))
+        return Batch(*(change(value) if isinstance(value, Tensor) else value for value in values))
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -83,10 +92,12 @@ class Batches(torch.utils.data.Dataset, ABC):
         share: WorkShare,
         train_timesteps: int,
         channels: int,
+        guides: Guides | None = None,
     ):
+        self.guides = guides
         self.config, self.sampler, self.share = config, sampler, share
         self.train_timesteps, self.channels, self.texts = train_timesteps, channels, texts.store.rows()
-        self.needs_truth = config.objective == "end_to_end" and config.end_to_end.loss != "latent"
+        self.needs_truth = config.objective == "end_to_end" and config.end_to_end.loss in ("pixel", "both")
 
     def __len__(self) -> int:
         return self.config.steps
@@ -111,6 +122,19 @@ class Batches(torch.utils.data.Dataset, ABC):
     def shape_at(self, number: int) -> tuple[int, int]:
         """(height, width) in pixels of a sample of the table."""
         return self.sampler.table.shapes[self.sampler.table.shape[number]]
+
+    def guided(self, step: int, part: slice, samples: list[Sample], like: list[Size | None]) -> dict[str, object]:
+        """The fields of a Batch that the mask decoder is trained with; samples: those of part, each with its one query. like:
+        sizes to plan for instead of their own."""
+        positions = range(*part.indices(self.share.total))
+        seen = [self.guides.seen(*one) for one in zip(samples, like, strict=True)]
+        view = self.guides.view(step, part.start, latent_size(seen[0]))
+        asked = zip(samples, seen, positions, strict=True)
+        pictures = [self.guides.picture(sample, geometry, view, step, at) for sample, geometry, at in asked]
+        photo, outline, known = (torch.stack(column) for column in zip(*pictures, strict=True))
+        shape = (self.channels, *latent_size(seen[0]))
+        jitter = torch.stack([self.guides.jitter(shape, step, at) for at in positions])
+        return {"photo": photo, "outline": outline, "known": known, "window": view.window, "jitter": jitter}
 
     def _noise(self, step: int, at: np.ndarray) -> tuple[Tensor, list[Tensor]]:
         """Timesteps [total], and the noise [size,4,h,w] of every micro-batch of all processes."""
@@ -137,20 +161,36 @@ def rows_of(store: Tensor, rows: np.ndarray) -> Tensor:
 class CachedBatches(Batches):
     """Batches of cached latents."""
 
-    def __init__(self, config: TrainConfig, sampler: Sampler, latents: LatentCache, texts: TextCache, share, timesteps: int):
-        super().__init__(config, sampler, texts, share, timesteps, latents.vae.config.latent_channels)
+    def __init__(
+        self,
+        config: TrainConfig,
+        sampler: Sampler,
+        latents: LatentCache,
+        texts: TextCache,
+        share,
+        timesteps: int,
+        guides: Guides | None = None,
+    ):
+        super().__init__(config, sampler, texts, share, timesteps, latents.vae.config.latent_channels, guides)
         self.rows = [Rows.of(latents.stores(shape)) for shape in sampler.table.shapes]
         self.partly_known = bool((sampler.table.valid >= 0).any())
 
     def pictures(self, step: int, at: np.ndarray, part: slice) -> dict[str, Tensor | None]:
         table, at = self.sampler.table, at[part]
         rows = self.rows[table.shape[at[0]]]
-        return {
+        return self._guides(step, part, at) | {
             "image": rows_of(rows.images, table.image[at]),
             "mask": rows_of(rows.masks, table.mask[at]),
             "valid": _known(rows.valid, table.valid[at]) if self.partly_known else None,
             "truth": _unpacked(rows.bits, table.bits[at], self.shape_at(at[0])) if self.needs_truth else None,
         }
+
+    def _guides(self, step: int, part: slice, at: np.ndarray) -> dict[str, object]:
+        if self.guides is None:
+            return {}
+        places = zip(self.sampler.table.place[at].tolist(), self.sampler.table.query[at].tolist(), strict=True)
+        samples = [self.guides.sample(*place) for place in places]
+        return self.guided(step, part, samples, [None] * len(samples))
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from digseg_nodes.core.geometry import plan_geometry
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.augment import augment
-from train.data.base import Query, Source
+from train.data.base import Query, Sample, Source
 from train.data.prepare import drawn, prepare
 from train.latents.batches import Batch, Batches
+from train.latents.guides import Size
 from train.latents.latent_cache import Entry, Manifest, checked
 from train.networks.bases import encode_pixels
 
@@ -86,23 +87,25 @@ class _Queries(torch.utils.data.Dataset):
 class FreshBatches(Batches):
     """Batches of pixels to encode; sample k of a step is a function of (seed, step, k) alone."""
 
-    def __init__(self, config, sampler, samples: FreshSamples, texts, share, timesteps: int, channels: int):
-        super().__init__(config, sampler, texts, share, timesteps, channels)
+    def __init__(self, config, sampler, samples: FreshSamples, texts, share, timesteps: int, channels: int, guides=None):
+        super().__init__(config, sampler, texts, share, timesteps, channels, guides)
         self.places, self.photo_shape = samples.places, samples.photo_shape
 
     def pictures(self, step: int, at: np.ndarray, part: slice) -> dict[str, Tensor | None]:
         positions = range(*part.indices(len(at)))
-        loaded = [self._load(step, position, int(at[position])) for position in positions]
+        samples = [self._sample(step, position, int(at[position])) for position in positions]
+        loaded = [self._load(*one) for one in samples]
+        guided = {} if self.guides is None else self.guided(step, part, *map(list, zip(*samples, strict=True)))
         pixels, masks = (torch.stack(column) for column in list(zip(*loaded, strict=True))[:2])
-        return {
+        return guided | {
             "pixels": pixels,
             "drawn": drawn(masks, pixels, self.config.target).contiguous(),
             "valid": _stack_valid([valid for *_, valid in loaded], [side // PIXELS_PER_LATENT for side in pixels.shape[2:]]),
             "truth": (masks > 0.5).float() if self.needs_truth else None,
         }
 
-    def _load(self, step: int, position: int, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pixels [3,H,W] in [-1,1], mask float32 [H,W] in [0,1] and known labels bool [H/8,W/8] of one drawn sample."""
+    def _sample(self, step: int, position: int, number: int) -> tuple[Sample, Size]:
+        """One drawn sample with its one query, augmented, and the size of its image before."""
         table, settings = self.sampler.table, self.config.augment
         source, index = self.places[table.image[number]]
         sample = source.sample(index)
@@ -110,7 +113,12 @@ class FreshBatches(Batches):
         sample = replace(sample, queries=(sample.queries[table.mask[number]],))  # crops keep what is asked for in view
         if settings.variants:
             sample = augment(sample, settings, np.random.default_rng([self.config.seed % 2**64, step, position]))
-        prepared = prepare(sample, self.config.resolution, self.photo_shape, like=size)
+        return sample, size
+
+    def _load(self, sample: Sample, like: Size) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pixels [3,H,W] in [-1,1], mask float32 [H,W] in [0,1] and known labels bool [H/8,W/8] of one sample, planned for a
+        size."""
+        prepared = prepare(sample, self.config.resolution, self.photo_shape, like=like)
         blank = torch.zeros(prepared.pixels.shape[1:])
         return prepared.pixels, prepared.soft[0] if len(prepared.soft) else blank, prepared.valid
 

@@ -282,7 +282,7 @@ class SampleTable:
     image, mask, bits, valid (-1: all known): what `rows_of` gave. first, count: the texts of a query are the rows
     phrases[first : first + count]. class_id: index into class_names. absent: 0 present, 1 hard, 2 random. shape: index into
     shapes, the (height, width) in pixels of what is encoded. All int64. weight: float64, the share of a source in the mix
-    spread over its queries.
+    spread over its queries. place: number of the image among those of all sources, query: number among its queries, int64.
     """
 
     image: np.ndarray
@@ -298,6 +298,8 @@ class SampleTable:
     phrases: np.ndarray
     class_names: list[str]
     shapes: list[tuple[int, int]]
+    place: np.ndarray | None = None
+    query: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -306,15 +308,17 @@ class SampleTable:
 def build_table(sources: list[tuple[Source, float]], samples, texts: TextCache) -> SampleTable:
     """Flatten what a LatentCache or FreshSamples knows, encoding what it misses. Held-out queries are left out: this is
     for training."""
-    records, prompts, classes, shapes = [], [], {}, {}
+    records, prompts, classes, shapes, places, first = [], [], {}, {}, [], 0
     for source, share in sources:
         asked = [
-            (entry, position, query)
-            for entry in samples.add(source)
+            (place, entry, position, query)
+            for place, entry in enumerate(samples.add(source), start=first)
             for position, (query, _) in enumerate(entry.queries)
             if query.group != "held_out"
         ]
-        for entry, position, query in asked:
+        first += len(source)
+        places += [(place, position) for place, _, position, _ in asked]
+        for _, entry, position, query in asked:
             absent = 1 + ABSENT_GROUPS.index(query.group) if query.group in ABSENT_GROUPS else 0
             class_id = classes.setdefault(query.name, len(classes))
             text = (len(prompts), len(query.prompts))
@@ -326,4 +330,5 @@ def build_table(sources: list[tuple[Source, float]], samples, texts: TextCache) 
     columns = [np.array(column) for column in zip(*records, strict=True)]
     unique = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     rows = np.array(texts.row_numbers(list(unique)))
-    return SampleTable(*columns, rows[[unique[prompt] for prompt in prompts]], list(classes), list(shapes))
+    names = [unique[prompt] for prompt in prompts]
+    return SampleTable(*columns, rows[names], list(classes), list(shapes), *np.array(places).T)

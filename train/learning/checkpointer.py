@@ -121,5 +121,5 @@ class Checkpointer:
                 export(path, trained, self.networks, config, self.class_names, step)
             else:
                 path = stem.with_name(f"{stem.name}-lora.safetensors")
-                export_lora(path, self.trained.modules["unet"], config, step)
+                export_lora(path, self.trained.modules["unet"], config, step, self.trained.modules.get("mask_decoder"))
         return path

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
@@ -24,6 +24,7 @@ from transformers import CLIPTextModel
 
 from digseg_nodes.core.checkpoint import DTYPES, CheckpointConfig
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from digseg_nodes.core.mask_decoder import MaskDecoder
 from digseg_nodes.core.schedule import alphas_cumprod
 from train.latents.batches import Batch
 from train.learning.loss import make_loss
@@ -192,9 +193,10 @@ def outlines(config: TrainConfig, model: CheckpointConfig) -> Empty:
         text = text_model(model.text_encoder).requires_grad_(False)
         if config.lora:
             add_lora(unet, config.lora.rank, config.lora.alpha, config.lora.targets, config.seed)
+        guided = {"mask_decoder": MaskDecoder()} if config.mask_decoder else {}
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return Empty({"unet": unet}, vae, text)
+    return Empty({"unet": unet, **guided}, vae, text)
 
 
 def moments(weight: nn.Parameter, kind: str) -> int:
@@ -236,7 +238,11 @@ def _empty_batch(config: TrainConfig, networks: Empty) -> Batch:
     text = networks.text_encoder.config
     words = torch.empty((count, text.max_position_embeddings, text.hidden_size))
     truth = torch.empty((count, config.resolution, config.resolution))
-    return Batch(image, mask, noise, words, torch.zeros(count, dtype=torch.int64), truth=truth)
+    batch = Batch(image, mask, noise, words, torch.zeros(count, dtype=torch.int64), truth=truth)
+    if not config.mask_decoder:
+        return batch
+    photo = torch.empty((count, 3, config.resolution, config.resolution))
+    return replace(batch, photo=photo, outline=truth, known=truth, window=(0, 0, side, side), jitter=noise)
 
 
 def _frozen(networks: Empty) -> int:

@@ -18,7 +18,7 @@ from train.learning.processes import StopSignals, any_process, make_accelerator
 from train.learning.run_log import RunLog
 from train.learning.run_progress import RunProgress
 from train.learning.start import load_base
-from train.learning.trained import Trained, check_compile, prepare_unet
+from train.learning.trained import Trained, check_compile, own_rates, trained_modules
 from train.learning.training_set import open_training_set
 from train.learning.validator import Validator
 from train.scoring.report import write_report
@@ -38,7 +38,7 @@ class Trainer:
         check_compile(config, device)
         data = open_training_set(config, networks, accelerator)
         self.batches = data.batches
-        self.trained = Trained(config, accelerator, {"unet": prepare_unet(networks.unet, config, device)})
+        self.trained = Trained(config, accelerator, trained_modules(networks, config, device), own_rates(config))
         self.loss = make_loss(config, networks.vae, networks.alpha_bar.to(device), networks.config.prediction_type)
         self.checkpointer = Checkpointer(config, accelerator, networks, self.trained, data)
         self.validator = Validator(config, accelerator, networks, self.trained, data.validation)

@@ -9,9 +9,10 @@ from torch.utils.checkpoint import checkpoint
 
 from digseg_nodes.core.ddim import predict_x0
 from train.latents.batches import Batch
+from train.learning.mask_loss import mask_loss
 from train.learning.objective import add_noise, diffusion_target, min_snr_weights, weighted_mse
-from train.networks.bases import call_unet, decode_latents
-from train.settings.train_config import TrainConfig
+from train.networks.bases import call_unet, decode_latents, scaling
+from train.settings.train_config import EndToEnd, TrainConfig
 
 Loss = Callable[[Mapping[str, nn.Module], Batch], Tensor]
 """(the trained networks by name, batch) -> scalar."""
@@ -19,26 +20,20 @@ Loss = Callable[[Mapping[str, nn.Module], Batch], Tensor]
 
 def make_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str) -> Loss:
     """The loss of a configuration. alpha_bar [T] on the training device."""
-    loss = _unet_loss(config, vae, alpha_bar, prediction_type)
-    return lambda networks, batch: loss(networks["unet"], batch)
-
-
-def _unet_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str) -> Callable[[nn.Module, Batch], Tensor]:
     if config.objective == "diffusion":
-        return partial(diffusion_loss, alpha_bar=alpha_bar, prediction_type=prediction_type, gamma=config.noise.min_snr_gamma)
+        loss = partial(diffusion_loss, alpha_bar=alpha_bar, prediction_type=prediction_type, gamma=config.noise.min_snr_gamma)
+        return lambda networks, batch: loss(networks["unet"], batch)
     if prediction_type == "epsilon" and float(alpha_bar[-1]) == 0:
         raise ValueError(
             "The base predicts epsilon under a zero-terminal-SNR schedule: at the last timestep the noise says "
             "nothing about the mask, so `objective: end_to_end` cannot work. Use a v-prediction base."
         )
-    return partial(
-        end_to_end_loss,
-        vae=vae,
-        alpha_bar=float(alpha_bar[-1]),
-        prediction_type=prediction_type,
-        kind=config.end_to_end.loss,
-        pixel_weight=config.end_to_end.pixel_weight,
-    )
+    settings = config.end_to_end
+    parts = {"vae": vae, "alpha_bar": float(alpha_bar[-1]), "prediction_type": prediction_type}
+    if config.mask_decoder is None:
+        loss = partial(end_to_end_loss, kind=settings.loss, pixel_weight=settings.pixel_weight, **parts)
+        return lambda networks, batch: loss(networks["unet"], batch)
+    return partial(guided_loss, settings=settings, noise=config.mask_decoder.noise, **parts)
 
 
 def diffusion_loss(unet, batch: Batch, *, alpha_bar: Tensor, prediction_type: str, gamma: float | None) -> Tensor:
@@ -51,13 +46,50 @@ def diffusion_loss(unet, batch: Batch, *, alpha_bar: Tensor, prediction_type: st
 
 def end_to_end_loss(unet, batch: Batch, *, vae, alpha_bar: float, prediction_type: str, kind: str, pixel_weight: float) -> Tensor:
     """One call at t = T-1 with zero noise; error of the predicted mask latent, of the decoded mask, or of both."""
+    return _latent_or_pixel_loss(_predicted(unet, batch, alpha_bar, prediction_type), batch, vae, kind, pixel_weight)
+
+
+def guided_loss(
+    networks: Mapping[str, nn.Module],
+    batch: Batch,
+    *,
+    vae,
+    alpha_bar: float,
+    prediction_type: str,
+    settings: EndToEnd,
+    noise: float,
+) -> Tensor:
+    """The U-Net's loss plus that of the guided mask decoder on its predictions, which are detached unless `settings.loss` is
+    "mask": then the decoder's error goes back into the U-Net, with `settings.anchor` times the latent's beside it. Scalar."""
+    clean = _predicted(networks["unet"], batch, alpha_bar, prediction_type)
+    if settings.loss == "mask":
+        return settings.anchor * weighted_mse(clean, batch.mask, valid=batch.valid) + _decoder_loss(
+            networks, clean, batch, vae, noise
+        )
+    own = _latent_or_pixel_loss(clean, batch, vae, settings.loss, settings.pixel_weight)
+    return own + _decoder_loss(networks, clean.detach(), batch, vae, noise)
+
+
+def _predicted(unet, batch: Batch, alpha_bar: float, prediction_type: str) -> Tensor:
+    """The mask latents [B,4,h,w], scaled, of one call at the last timestep."""
     output = call_unet(unet, batch.image, batch.noise, batch.timesteps, batch.text)
-    clean = predict_x0(output.float(), batch.noise, alpha_bar, prediction_type)
+    return predict_x0(output.float(), batch.noise, alpha_bar, prediction_type)
+
+
+def _latent_or_pixel_loss(clean: Tensor, batch: Batch, vae, kind: str, pixel_weight: float) -> Tensor:
     latent = weighted_mse(clean, batch.mask, valid=batch.valid)
     if kind == "latent":
         return latent
     pixel = pixel_loss(vae, clean, batch)
     return pixel if kind == "pixel" else latent + pixel_weight * pixel
+
+
+def _decoder_loss(networks: Mapping[str, nn.Module], clean: Tensor, batch: Batch, vae, noise: float) -> Tensor:
+    """The mask decoder's error on the batch's window of the scaled latents, with a little noise on them."""
+    top, left, height, width = batch.window
+    shown = (clean + noise * batch.jitter)[..., top : top + height, left : left + width] / scaling(vae)
+    logits = networks["mask_decoder"](shown, batch.photo)
+    return mask_loss(logits, batch.outline, batch.known)
 
 
 def pixel_loss(vae, clean: Tensor, batch: Batch) -> Tensor:

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+import torch
+
 from digseg_nodes.core.checkpoint import CheckpointError
 from digseg_nodes.core.latent_space import segments
+from digseg_nodes.core.mask_decoder import MaskDecoder, MaskDecoderConfig
 from train.networks.bases import Networks, load_networks, open_base
 from train.settings.train_config import TrainConfig
 from train.settings.yaml_config import ConfigError
@@ -20,7 +23,21 @@ def load_base(config: TrainConfig) -> Networks:
         scheduler=training_schedule(networks, config),
         photo_shape=networks.config.photo_shape if config.lora else config.photo_shape or "own",
     )
+    if config.mask_decoder:
+        networks.mask_decoder = first_decoder(networks.mask_decoder, config.mask_decoder.guide, config.seed)
+        networks.config = replace(networks.config, mask_decoder=networks.mask_decoder.config.to_dict())
     return networks
+
+
+def first_decoder(found: MaskDecoder | None, guide: float, seed: int) -> MaskDecoder:
+    """The mask decoder a run starts from: the base's, now meant for guides up to `guide` at least, or a new one."""
+    if found is not None:
+        if found.config.guide < guide:
+            found.config = replace(found.config, guide=guide)
+        return found
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MaskDecoder(MaskDecoderConfig(guide=guide))
 
 
 def check_lora_base(config: TrainConfig) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from train.learning.learning_rate import learning_rate
 from train.learning.optimizer import make_optimizer
 from train.learning.resume import optimizer_tensors, restore_optimizer
+from train.networks.bases import Networks
 from train.networks.lora import add_lora
 from train.settings.train_config import TrainConfig
 from train.settings.yaml_config import ConfigError
@@ -131,6 +132,17 @@ class Trained:
             self.ema.optimization_step = values["ema_step"]
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(values["scaler"])
+
+
+def trained_modules(networks: Networks, config: TrainConfig, device: torch.device) -> dict[str, nn.Module]:
+    """What a configuration trains, by name: the U-Net, and the mask decoder where it asks for one."""
+    modules: dict[str, nn.Module] = {"unet": prepare_unet(networks.unet, config, device)}
+    return modules | ({"mask_decoder": networks.mask_decoder.train().to(device)} if config.mask_decoder else {})
+
+
+def own_rates(config: TrainConfig) -> dict[str, float]:
+    """Learning rates of networks that do not have the U-Net's."""
+    return {"mask_decoder": config.mask_decoder.lr} if config.mask_decoder else {}
 
 
 def prepare_unet(unet: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:

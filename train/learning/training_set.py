@@ -11,6 +11,7 @@ from train.data.base import Source
 from train.data.build import open_split
 from train.latents.batches import Batches, CachedBatches, WorkShare
 from train.latents.fresh import FreshBatches, FreshSamples
+from train.latents.guides import Guides
 from train.latents.latent_cache import LatentCache, SampleTable, build_table
 from train.latents.sampler import Sampler
 from train.networks.bases import Networks
@@ -47,7 +48,8 @@ def open_training_set(config: TrainConfig, networks: Networks, accelerator: Acce
     accelerator.print(describe(table))
     share = WorkShare(config.batch_size, config.gradient_accumulation, accelerator.num_processes, accelerator.process_index)
     parts = (config, sampler, samples, texts, share, len(networks.alpha_bar))
-    return TrainingSet(_batches(config, networks, parts), class_names, opened["validation"], digests)
+    guides = _guides(config, networks, [_augmented(config, source) for source, _ in sources])
+    return TrainingSet(_batches(config, networks, parts, guides), class_names, opened["validation"], digests)
 
 
 def describe(table: SampleTable) -> str:
@@ -79,5 +81,15 @@ def _augmented(config: TrainConfig, source: Source) -> Source:
     return AugmentedSource(source, settings, config.seed) if settings.variants and config.cache_latents else source
 
 
-def _batches(config: TrainConfig, networks: Networks, parts: tuple) -> Batches:
-    return CachedBatches(*parts) if config.cache_latents else FreshBatches(*parts, networks.vae.config.latent_channels)
+def _guides(config: TrainConfig, networks: Networks, sources: list[Source]) -> Guides | None:
+    """Photos and masks for the mask decoder, where one is trained."""
+    settings = config.mask_decoder
+    if settings is None:
+        return None
+    return Guides(sources, config.resolution, networks.config.photo_shape, settings.guide, settings.colour, config.seed)
+
+
+def _batches(config: TrainConfig, networks: Networks, parts: tuple, guides: Guides | None) -> Batches:
+    if config.cache_latents:
+        return CachedBatches(*parts, guides)
+    return FreshBatches(*parts, networks.vae.config.latent_channels, guides)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from digseg_nodes.core.checkpoint import DTYPES, save_checkpoint
+from digseg_nodes.core.mask_decoder import MaskDecoder
 from train.learning.divergence import refuse_not_finite
 from train.networks.bases import Networks
 from train.networks.lora import save_lora
@@ -48,15 +49,20 @@ def export(
     save_checkpoint(path, cast, settings, title=config.export.title, description=description, license=config.export.license)
 
 
-def export_lora(path: Path, unet: torch.nn.Module, config: TrainConfig, steps: int) -> None:
-    """Write the adapters of `unet` after `steps` steps under kohya's names, with what LoRA loaders and people like to know."""
+def export_lora(
+    path: Path, unet: torch.nn.Module, config: TrainConfig, steps: int, mask_decoder: MaskDecoder | None = None
+) -> None:
+    """Write the adapters of `unet` after `steps` steps under kohya's names, with what LoRA loaders and people like to know, and
+    the mask decoder that was trained along with them."""
     rank, alpha = config.lora.rank, config.lora.alpha
     description = f"{config.objective} objective, {steps} steps on {config.base.name}"
     metadata = {"modelspec.title": config.export.title, "modelspec.description": description}
     metadata |= {"modelspec.license": config.export.license, "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
     adapters = {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
+    if mask_decoder is not None:
+        adapters |= {f"mask_decoder.{name}": weight for name, weight in mask_decoder.named_parameters()}
     refuse_not_finite(adapters, f"{path} was not written", OVERFLOW.format(config.export.dtype))
-    save_lora(path, unet, alpha, DTYPES[config.export.dtype], metadata)
+    save_lora(path, unet, alpha, DTYPES[config.export.dtype], metadata, mask_decoder)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

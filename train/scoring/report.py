@@ -39,6 +39,8 @@ def write_report(run: Path, title: str) -> None:
         last = validations[-1]
         parts.append(f"<h2>Validation</h2>{chart(group_series(validations), 1.0)}<p>Step {last['step']}</p>")
         parts.append(group_table(last["validation"]["groups"]))
+        if vae := last.get("validation_vae"):
+            parts.append(f"<h2>Decoded by the VAE instead</h2>{group_table(vae['groups'])}")
         parts.append(f"<h2>Classes</h2>{class_table(last['validation']['classes'])}")
     if pictures := sorted((run / "pictures").glob("*.png")):
         parts.append(f"<h2>Image, truth, prediction, soft mask</h2>{_image(pictures[-1])}")

@@ -55,10 +55,25 @@ class Noise(Strict):
 
 
 class EndToEnd(Strict):
-    """Loss of `objective: end_to_end`: on the mask latent, on the decoded mask, or both weighted."""
+    """Loss of `objective: end_to_end`: on the mask latent, on the mask the VAE decodes, on both weighted, or on the mask of the
+    guided decoder (`mask_decoder`), with `anchor` times the latent's error beside it."""
 
-    loss: Literal["latent", "pixel", "both"] = "latent"
+    loss: Literal["latent", "pixel", "both", "mask"] = "latent"
     pixel_weight: Annotated[float, Field(gt=0)] = 1.0
+    anchor: Annotated[float, Field(ge=0)] = 1.0
+
+
+class MaskDecoding(Strict):
+    """A guided mask decoder trained along with the U-Net, on its predictions (`objective: end_to_end`).
+
+    lr: its own learning rate. guide: the photo is shown at up to so many times the resolution. noise: standard deviation of
+    what is added to the latents. colour: how far the photo's colours are moved.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    guide: whole(1, 4, "the decoder is shown as many pixels at every size, so few latent pixels are left of larger ones") = 1
+    noise: Annotated[float, Field(ge=0)] = 0.1
+    colour: Share = 0.2
 
 
 class Sampling(Strict):
@@ -142,6 +157,7 @@ class TrainConfig(Strict):
     zero_terminal_snr: bool | None = None
     noise: Noise = Noise()
     end_to_end: EndToEnd = EndToEnd()
+    mask_decoder: MaskDecoding | None = None
     optimizer: Optimizer = Optimizer()
     sampling: Sampling = Sampling()
     augment: Augmentation = Augmentation()
@@ -153,10 +169,16 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _combinations(self):
         """Settings that exclude each other."""
-        if self.target == "overlay" and self.objective == "end_to_end" and self.end_to_end.loss != "latent":
+        if self.target == "overlay" and self.objective == "end_to_end" and self.end_to_end.loss in ("pixel", "both"):
             raise ValueError("target: overlay has no pixel loss; use end_to_end.loss: latent or target: binary")
         if self.batch_size * self.gradient_accumulation * self.resolution**2 > PIXELS_AT_ONCE:
             raise ValueError("batch_size x gradient_accumulation x resolution² must be 2^32 at most: pixels of one step")
+        if self.mask_decoder and self.objective != "end_to_end":
+            raise ValueError(
+                "mask_decoder needs objective: end_to_end; a finished diffusion model gets its own by train/finetune_decoder.py"
+            )
+        if self.end_to_end.loss == "mask" and self.objective == "end_to_end" and not self.mask_decoder:
+            raise ValueError("end_to_end.loss: mask needs a mask decoder; add `mask_decoder: {}`")
         if self.lora and self.init == "random":
             raise ValueError("lora trains little on top of a trained model; init: random leaves nothing to build on")
         return self

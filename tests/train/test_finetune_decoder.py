@@ -1,0 +1,133 @@
+"""The command that gives a checkpoint a mask decoder: every kind of checkpoint, exact resume, both decoders side by side."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from digseg_nodes.core.checkpoint import open_checkpoint
+from tests.train.helpers import EPSILON_SCHEDULER, folder_dataset, tiny_base
+from train.convert import main as convert
+from train.finetune_decoder import main
+from train.learning.decoder_loop import DecoderTrainer
+from train.learning.loop import Trainer
+from train.learning.resume import ResumeError, latest_state, load_state
+from train.networks.engine import open_segmenter
+from train.settings.decoder_config import DecoderSettings, settings_from
+from train.settings.train_config import load_config
+from train.settings.yaml_config import ConfigError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A random model of several steps from Gaussian noise."""
+    return tiny_base(tmp_path_factory.mktemp("model") / "model.safetensors", in_channels=8, scheduler=EPSILON_SCHEDULER)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Photos twice as large as the model's resolution."""
+    return folder_dataset(tmp_path_factory.mktemp("photos"), size=(96, 128))
+
+
+def options(model: Path, photos: Path, output: Path, **more) -> dict:
+    few = {"images": 3, "prompts": 2, "variants": 1, "steps": 6, "photos": 2, "masks": 2, "crop": 64, "validate_images": 2}
+    return {"checkpoint": model, "data": photos, "output": output, "cpu": True, "save_every": 2, "log_every": 1, **few, **more}
+
+
+def run(model: Path, photos: Path, output: Path, **more) -> DecoderTrainer:
+    trainer = DecoderTrainer(settings_from(options(model, photos, output, **more)))
+    trainer.run()
+    return trainer
+
+
+def lines(output: Path) -> list[dict]:
+    found = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key != "time"} for line in found]
+
+
+@pytest.mark.timeout(300)
+def test_command_writes_a_checkpoint_that_is_the_old_one_with_a_decoder(model, photos, tmp_path, capsys):
+    values = options(model, photos, tmp_path / "run")
+    main(
+        [part for key, value in values.items() if key != "cpu" for part in (f"--{key.replace('_', '-')}", str(value))] + ["--cpu"]
+    )
+    old, new = open_checkpoint(model), open_checkpoint(tmp_path / "run" / "digseg.safetensors")
+    for part in ("unet", "vae", "text_encoder"):
+        before, after = old.state_dict(part), new.state_dict(part)
+        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert new.config.mask_decoder["guide"] == 4.0 and new.mask_decoder() is not None
+    assert new.config.default_steps == old.config.default_steps
+    log = lines(tmp_path / "run")
+    assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert {"validation", "validation_vae"} <= log[-1].keys()
+    assert log[-1]["validation"]["groups"].keys() == log[-1]["validation_vae"]["groups"].keys()
+    assert "put it into ComfyUI/models/digseg/" in capsys.readouterr().out
+    assert "Decoded by the VAE instead" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.timeout(300)
+def test_stopped_and_continued_equals_uninterrupted_bit_for_bit(model, photos, tmp_path):
+    straight = run(model, photos, tmp_path / "straight")
+    run(model, photos, tmp_path / "stopped", steps=6)  # the whole schedule, then back to the state of step 4
+    state = latest_state(tmp_path / "stopped" / "checkpoints")
+    state.unlink()
+    (tmp_path / "stopped" / "digseg.safetensors").unlink()
+    shutil.rmtree(tmp_path / "stopped" / "pairs")  # made again, the same
+    continued = run(model, photos, tmp_path / "stopped")
+    for name, weight in straight.decoder.state_dict().items():
+        assert torch.equal(weight, continued.decoder.state_dict()[name]), name
+    assert lines(tmp_path / "straight") == lines(tmp_path / "stopped")
+    first, second = (load_state(latest_state(tmp_path / name / "checkpoints"))[0] for name in ("straight", "stopped"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_runs_folder_is_refused(model, photos, tmp_path):
+    run(model, photos, tmp_path, steps=2)
+    with pytest.raises(ResumeError, match="noise"):
+        run(model, photos, tmp_path, steps=4, noise=0.5)
+
+
+@pytest.mark.timeout(300)
+def test_loss_falls(model, photos, tmp_path):
+    run(model, photos, tmp_path, steps=60, validate_images=1, noise=0.0)
+    losses = [line["loss"] for line in lines(tmp_path) if "loss" in line]
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["one step", "overlay", "folder", "ldm", "unet"])
+def test_every_kind_of_checkpoint_gets_one(kind, model, photos, tmp_path):
+    edits = {"one step": ["initial_noise=zero", "default_steps=1"], "overlay": ["mask_target=overlay"]}
+    layout = {"ldm": ["--to", "ldm"], "unet": ["--to", "unet"]}.get(kind, [])
+    source = tmp_path / ("source" if kind == "folder" else "source.safetensors")
+    convert([str(model), str(source), *layout, *(["--set", *edits[kind]] if kind in edits else [])])
+    more = {"components": model} if kind == "unet" else {}
+    run(source, photos, tmp_path / "run", steps=2, **more)
+    made = tmp_path / "run" / "digseg.safetensors"
+    engine = open_segmenter(made, more.get("components"), device="cpu").engine
+    assert engine.mask_decoder is not None
+    assert open_checkpoint(made).config.initial_noise == ("zero" if kind == "one step" else "gaussian")
+
+
+@pytest.mark.timeout(300)
+def test_lora_gets_its_own_and_the_checkpoint_none(config_file, base, photos, tmp_path):
+    full = Trainer(load_config(config_file, ["steps=1", "objective=end_to_end", f"output={tmp_path / 'full'}"]))
+    full.run()
+    model = tmp_path / "full" / "digseg.safetensors"
+    lora = [f"base={model}", "lora={rank: 2}", "steps=1", "objective=end_to_end", f"output={tmp_path / 'lora'}"]
+    Trainer(load_config(config_file, lora)).run()
+    adapters = tmp_path / "lora" / "digseg-lora.safetensors"
+    trainer = run(model, photos, tmp_path / "run", steps=2, lora=adapters)
+    engine = open_segmenter(model, lora=tmp_path / "run" / "digseg.safetensors", device="cpu").engine
+    assert open_segmenter(model, lora=adapters, device="cpu").engine.mask_decoder is None
+    found = engine.networks.mask_decoder.state_dict()
+    assert all(torch.equal(weight.half().float(), found[name].float()) for name, weight in trainer.decoder.state_dict().items())
+
+
+def test_options_out_of_range_are_named():
+    with pytest.raises(ConfigError, match="--guide"):
+        settings_from({"checkpoint": "a", "data": "b", "guide": "0"})
+    assert DecoderSettings(checkpoint="a/model.safetensors", data="b").run_folder == Path("output/runs/model-decoder")
