@@ -332,9 +332,9 @@ def test_masks_painted_on_the_photo(config_file):
     trainer.run()
     assert open_checkpoint(trainer.config.output / "digseg.safetensors").config.mask_target == "overlay"
     table, rows = trainer.batches.sampler.table, trainer.batches.rows[0]
-    absent = table.absent > 0
-    assert torch.equal(rows.masks[table.mask[absent]], rows.images[table.image[absent]])  # nothing painted
-    assert not torch.equal(rows.masks[table.mask[~absent]], rows.images[table.image[~absent]])
+    absent = table.rows["absent"] > 0
+    assert torch.equal(rows.masks[table.rows["mask"][absent]], rows.images[table.rows["image"][absent]])  # nothing painted
+    assert not torch.equal(rows.masks[table.rows["mask"][~absent]], rows.images[table.rows["image"][~absent]])
 
 
 def test_tensorboard_gets_the_figures(config_file):
@@ -346,7 +346,7 @@ def test_tensorboard_gets_the_figures(config_file):
 
 def test_augmented_versions_are_cached_like_images(config_file):
     trainer = Trainer(load_config(config_file, ["augment.variants=2"]))
-    assert len(set(trainer.batches.sampler.table.image.tolist())) == 3 * 4
+    assert len(set(trainer.batches.sampler.table.rows["place"].tolist())) == 3 * 4
 
 
 def test_a_run_without_improvement_stops_early_and_stays_stopped(config_file, capsys):

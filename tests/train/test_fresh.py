@@ -1,7 +1,7 @@
 """Training without the latent cache: the same samples as with it, another version of each at every step."""
 
 import itertools
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_every_step_sees_another_version_and_every_run_the_same(config_file):
     table, (at, _) = first.batches.sampler.table, first.batches.sampler.draw(0, 6)
     versions = [first.batches._load(*first.batches._sample(step, 0, int(at[0])))[0] for step in range(4)]
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(versions))
-    present = torch.from_numpy(table.absent[at] == 0)
+    present = torch.from_numpy(table.rows["absent"][at] == 0)
     assert ((one.drawn == 1).all(1).flatten(1).any(1) == present).all()  # what is asked for stays in view
 
 
@@ -97,5 +97,5 @@ def test_what_can_be_asked_is_read_once(tmp_path, data, monkeypatch):
         file.write(b'{"id": "half')  # a killed writer
     monkeypatch.setattr(type(source), "sample", None)
     assert FreshSamples(tmp_path, 64).add(source) == first
-    assert [query.name for query, _ in first[0].queries] == ["box", "disc"]
-    assert replace(first[1], image=b"") == replace(FreshSamples(tmp_path, 64).entries[source.identity(1)], image=b"")
+    assert [query.name for query in first[0].queries] == ["box", "disc"]
+    assert first[1] == FreshSamples(tmp_path, 64).entries[source.identity(1)]

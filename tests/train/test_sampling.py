@@ -6,29 +6,29 @@ import pytest
 from train.data.build import open_split
 from train.data.config import load_data
 from train.latents.fresh import FreshSamples
-from train.latents.latent_cache import SampleTable, build_table
 from train.latents.sampler import Sampler
+from train.latents.table import ROW, SampleTable, build_table
 from train.networks.bases import load_networks
 from train.networks.text_encoding import TextCache
 
 
 def table(shapes: int = 1) -> SampleTable:
     """90 x class 0, 10 x class 1, 10 hard and 10 random absent prompts, in turn of `shapes` shapes."""
-    shape = np.arange(120) % shapes
-    sizes = [(64, 64 + 8 * number) for number in range(shapes)]
-    kinds = np.repeat([0, 1, 2], [100, 10, 10])
-    classes = np.concatenate([np.repeat([0, 1], [90, 10]), np.zeros(20, np.int64)])
-    one = np.arange(120)
-    shares = np.full(120, 1 / 120)
-    return SampleTable(one, one, one, one * 0 - 1, one, one * 0 + 1, classes, kinds, shares, shape, one, ["a", "b"], sizes)
+    rows, numbers = np.zeros(120, ROW), np.arange(120)
+    for name in ("place", "image", "mask", "bits", "first"):
+        rows[name] = numbers
+    rows["valid"], rows["count"], rows["weight"] = -1, 1, 1 / 120
+    rows["absent"], rows["shape"] = np.repeat([0, 1, 2], [100, 10, 10]), numbers % shapes
+    rows["class_id"][90:100] = 1
+    return SampleTable(rows, numbers, ["a", "b"], [(64, 64 + 8 * number) for number in range(shapes)])
 
 
 def shares(absent: float = 0.2, hard: float = 0.7, balance: float = 0.0, shapes: int = 1) -> tuple[np.ndarray, float]:
     sampler = Sampler(table(shapes), 0, absent, hard, balance)
     at = np.concatenate([sampler.draw(step, 500, 4)[0] for step in range(20)])
-    kinds = np.bincount(sampler.table.absent[at], minlength=3) / len(at)
-    present = at[sampler.table.absent[at] == 0]
-    return kinds, float((sampler.table.class_id[present] == 1).mean())
+    kinds = np.bincount(sampler.table.rows["absent"][at], minlength=3) / len(at)
+    present = at[sampler.table.rows["absent"][at] == 0]
+    return kinds, float((sampler.table.rows["class_id"][present] == 1).mean())
 
 
 def test_absent_prompts_have_their_shares():
@@ -49,7 +49,7 @@ def test_shapes_change_no_share():
 
 def test_a_micro_batch_holds_one_shape_and_every_shape_comes_up():
     sampler = Sampler(table(3), 0, 0.2, 0.5, 0.5)
-    shapes = np.stack([sampler.table.shape[sampler.draw(step, 12, 4)[0]].reshape(3, 4) for step in range(20)])
+    shapes = np.stack([sampler.table.rows["shape"][sampler.draw(step, 12, 4)[0]].reshape(3, 4) for step in range(20)])
     assert (shapes == shapes[..., :1]).all() and set(shapes.flat) == {0, 1, 2}
 
 
@@ -70,10 +70,10 @@ def test_sources_of_a_mix_are_drawn_by_their_weights(base, data, tmp_path):
     sources = open_split(load_data(tmp_path / "mix.yaml"), "train")
     texts = TextCache(tmp_path, load_networks(base).text_encoder)
     mixed = build_table(sources, FreshSamples(tmp_path, 64), texts)
-    from_first = mixed.image < len(sources[0][0])
-    assert mixed.weight[from_first].sum() == pytest.approx(0.75)
+    from_first = mixed.rows["place"] < len(sources[0][0])
+    assert mixed.rows["weight"][from_first].sum() == pytest.approx(0.75)
     sampler = Sampler(mixed, 0, absent=0.0, hard_absent=0.0, balance=0.0)
     at = np.concatenate([sampler.draw(step, 500)[0] for step in range(8)])
-    present = mixed.absent == 0
-    expected = mixed.weight[present & from_first].sum() / mixed.weight[present].sum()
+    present = mixed.rows["absent"] == 0
+    expected = mixed.rows["weight"][present & from_first].sum() / mixed.rows["weight"][present].sum()
     assert from_first[at].mean() == pytest.approx(expected, abs=0.03)

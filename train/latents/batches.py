@@ -11,8 +11,9 @@ from torch import Tensor
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.base import Sample
 from train.latents.guides import Guides, Size, latent_size
-from train.latents.latent_cache import LatentCache, Stores
+from train.latents.latent_cache import LatentCache
 from train.latents.sampler import Sampler
+from train.latents.shape_stores import Stores
 from train.learning.noise import annealed_strength, multi_scale_noise
 from train.learning.objective import draw_timesteps
 from train.networks.text_encoding import TextCache
@@ -121,7 +122,7 @@ class Batches(torch.utils.data.Dataset, ABC):
 
     def shape_at(self, number: int) -> tuple[int, int]:
         """(height, width) in pixels of a sample of the table."""
-        return self.sampler.table.shapes[self.sampler.table.shape[number]]
+        return self.sampler.table.shapes[self.sampler.table.rows["shape"][number]]
 
     def guided(self, step: int, part: slice, samples: list[Sample], like: list[Size | None]) -> dict[str, object]:
         """The fields of a Batch that the mask decoder is trained with; samples: those of part, each with its one query. like:
@@ -173,23 +174,22 @@ class CachedBatches(Batches):
     ):
         super().__init__(config, sampler, texts, share, timesteps, latents.vae.config.latent_channels, guides)
         self.rows = [Rows.of(latents.stores(shape)) for shape in sampler.table.shapes]
-        self.partly_known = bool((sampler.table.valid >= 0).any())
+        self.partly_known = bool((sampler.table.rows["valid"] >= 0).any())
 
     def pictures(self, step: int, at: np.ndarray, part: slice) -> dict[str, Tensor | None]:
         table, at = self.sampler.table, at[part]
-        rows = self.rows[table.shape[at[0]]]
+        rows = self.rows[table.rows["shape"][at[0]]]
         return self._guides(step, part, at) | {
-            "image": rows_of(rows.images, table.image[at]),
-            "mask": rows_of(rows.masks, table.mask[at]),
-            "valid": _known(rows.valid, table.valid[at]) if self.partly_known else None,
-            "truth": _unpacked(rows.bits, table.bits[at], self.shape_at(at[0])) if self.needs_truth else None,
+            "image": rows_of(rows.images, table.rows["image"][at]),
+            "mask": rows_of(rows.masks, table.rows["mask"][at]),
+            "valid": _known(rows.valid, table.rows["valid"][at]) if self.partly_known else None,
+            "truth": _unpacked(rows.bits, table.rows["bits"][at], self.shape_at(at[0])) if self.needs_truth else None,
         }
 
     def _guides(self, step: int, part: slice, at: np.ndarray) -> dict[str, object]:
         if self.guides is None:
             return {}
-        places = zip(self.sampler.table.place[at].tolist(), self.sampler.table.query[at].tolist(), strict=True)
-        samples = [self.guides.sample(*place) for place in places]
+        samples = [self.guides.sample(int(row["place"]), int(row["query"])) for row in self.sampler.table.rows[at]]
         return self.guided(step, part, samples, [None] * len(samples))
 
 

@@ -17,7 +17,8 @@ from train.data.base import Query, Sample, Source
 from train.data.prepare import drawn, prepare
 from train.latents.batches import Batch, Batches
 from train.latents.guides import Size
-from train.latents.latent_cache import Entry, Manifest, checked
+from train.latents.latent_cache import checked
+from train.latents.manifest import Listed, Manifest
 from train.networks.bases import encode_pixels
 
 LISTING_BATCH = 64
@@ -30,20 +31,19 @@ class FreshSamples:
     """
 
     def __init__(self, folder: Path, resolution: int, workers: int = 0, photo_shape: str = "own"):
-        self.manifest, self.workers = Manifest(folder / "queries.jsonl"), workers
+        self.manifest, self.workers = Manifest(folder / "queries.jsonl", Listed), workers
         self.resolution, self.photo_shape = resolution, photo_shape
         self.entries = dict(self.manifest.read())
         self.places: list[tuple[Source, int]] = []
 
-    def add(self, source: Source) -> list[Entry]:
-        """Entries of every image of a source, reading those not yet listed; `image` is the number of its place."""
+    def add(self, source: Source) -> list[Listed]:
+        """What every image of a source can be asked, reading those not yet listed."""
         identities = [source.identity(index) for index in range(len(source))]
         if any(identity not in self.entries for identity in identities):
             with self.manifest.lock:
                 self._list(source, identities)
-        first = len(self.places)
         self.places += [(source, index) for index in range(len(source))]
-        return [replace(self.entries[one], image=_as_bytes(first + index)) for index, one in enumerate(identities)]
+        return [self.entries[identity] for identity in identities]
 
     def shape_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in pixels that a photo of this size is encoded at."""
@@ -53,21 +53,17 @@ class FreshSamples:
         self.entries.update(self.manifest.read())  # another process may have listed them while we waited
         missing = [index for index, identity in enumerate(identities) if identity not in self.entries]
         loader = DataLoader(_Queries(source, missing), batch_size=None, num_workers=self.workers)
-        fresh: list[tuple[str, Entry]] = []
+        fresh: list[tuple[str, Listed]] = []
         for index, (queries, size) in zip(missing, tqdm(loader, desc="reading images and masks", unit="image"), strict=True):
-            fresh.append((identities[index], Entry(b"", None, tuple((query, b"") for query in queries), tuple(size))))
+            fresh.append((identities[index], Listed(tuple(queries), tuple(size))))
             if len(fresh) == LISTING_BATCH or index == missing[-1]:
                 self.manifest.append(fresh)
                 self.entries.update(fresh)
                 fresh = []
 
-    def rows_of(self, entry: Entry, position: int) -> tuple[int, int, int, int]:
-        """Number of the image's place and of the query, and two columns only the cache needs."""
-        return int.from_bytes(entry.image, "big"), position, 0, -1
-
-
-def _as_bytes(number: int) -> bytes:
-    return number.to_bytes(8, "big")
+    def rows_of(self, line: Listed, query: int) -> tuple[int, int, int, int]:
+        """Nothing is stored."""
+        return -1, -1, -1, -1
 
 
 class _Queries(torch.utils.data.Dataset):
@@ -107,10 +103,11 @@ class FreshBatches(Batches):
     def _sample(self, step: int, position: int, number: int) -> tuple[Sample, Size]:
         """One drawn sample with its one query, augmented, and the size of its image before."""
         table, settings = self.sampler.table, self.config.augment
-        source, index = self.places[table.image[number]]
+        row = table.rows[number]
+        source, index = self.places[row["place"]]
         sample = source.sample(index)
         size = sample.image.shape[:2]
-        sample = replace(sample, queries=(sample.queries[table.mask[number]],))  # crops keep what is asked for in view
+        sample = replace(sample, queries=(sample.queries[row["query"]],))  # crops keep what is asked for in view
         if settings.variants:
             sample = augment(sample, settings, np.random.default_rng([self.config.seed % 2**64, step, position]))
         return sample, size

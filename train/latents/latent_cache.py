@@ -1,8 +1,7 @@
-"""What every image can be asked, its latents in the cache, and all training samples of a run as flat arrays."""
+"""Images and masks encoded once: latents of every image of a source, and what it can be asked."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -10,29 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from digseg_nodes.core.geometry import plan_geometry
-from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.base import ABSENT_GROUPS, DataError, Query, Sample, Source
 from train.data.prepare import Prepared, drawn, prepare
+from train.latents.manifest import Encoded, Manifest
 from train.latents.row_store import RowStore, digest, fill
+from train.latents.shape_stores import Stores
 from train.networks.bases import encode_pixels, module_digest
-from train.networks.text_encoding import TextCache
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One cached image: digests of its image, label validity (or None) and of the mask of each query; size: (height, width)
-    of its photo in pixels."""
-
-    image: bytes
-    valid: bytes | None
-    queries: tuple[tuple[Query, bytes], ...]
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -42,50 +29,6 @@ class Loaded:
     queries: tuple[Query, ...]
     prepared: Prepared
     size: tuple[int, int]
-
-
-class Manifest:
-    """What each image can be asked, one JSON line an image; several processes may append to it under `lock`."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.lock = path, FileLock(path.with_suffix(".lock"))
-
-    def read(self) -> Iterator[tuple[str, Entry]]:
-        """(identity, entry) of every whole line; what a killed writer left half-written is passed over."""
-        if not self.path.is_file():
-            return
-        for line in self.path.read_bytes().splitlines():
-            try:
-                yield _entry_from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                continue
-
-    def append(self, entries: list[tuple[str, Entry]]) -> None:
-        """Add lines."""
-        lines = "".join(json.dumps(_entry_to_json(identity, entry)) + "\n" for identity, entry in entries)
-        with self.path.open("a", encoding="utf-8") as file:
-            if file.tell() and not _ends_with_newline(self.path):
-                file.write("\n")
-            file.write(lines)
-
-
-class Stores:
-    """Rows of all images of one shape (height, width) in pixels: latents, mask latents, masks bit by bit, known labels."""
-
-    def __init__(self, folder: Path, channels: int, shape: tuple[int, int], target: str):
-        height, width = (side // PIXELS_PER_LATENT for side in shape)
-        latent = (channels, height, width)
-        self.shape = shape
-        self.images = RowStore(folder, "images", latent)
-        self.masks = RowStore(folder, "masks" if target == "binary" else target, latent)
-        self.bits = RowStore(folder, "bits", (shape[0] * shape[1] // 8,), "uint8")
-        self.valid = RowStore(folder, "valid", (1, height, width), "uint8")
-
-    def refresh(self) -> None:
-        """Learn of rows that other processes have added."""
-        for store in (self.images, self.masks, self.bits, self.valid):
-            store.refresh()
 
 
 class LatentCache:
@@ -108,7 +51,7 @@ class LatentCache:
         self.photo_shape = photo_shape
         self.folder = folder / f"latents-{module_digest(vae)}-{resolution}"
         self.known_stores: dict[tuple[int, int], Stores] = {}
-        self.manifest = Manifest(self.folder / f"samples-{photo_shape}-soft.jsonl")
+        self.manifest = Manifest(self.folder / f"samples-{photo_shape}-soft.jsonl", Encoded)
         self.entries = dict(self._read_manifest())
 
     def shape_of(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -123,17 +66,16 @@ class LatentCache:
             self.known_stores[shape] = Stores(folder, self.vae.config.latent_channels, shape, self.target)
         return self.known_stores[shape]
 
-    def stores_of(self, entry: Entry) -> Stores:
+    def stores_of(self, entry: Encoded) -> Stores:
         """The rows an entry's digests belong to."""
         return self.stores(self.shape_of(entry.size))
 
-    def _read_manifest(self) -> Iterator[tuple[str, Entry]]:
+    def _read_manifest(self) -> Iterator[tuple[str, Encoded]]:
         """Entries whose rows are all there; anything else is encoded again."""
         for identity, entry in self.manifest.read():
             stores = self.stores_of(entry)
-            masks = [mask for _, mask in entry.queries]
             if entry.image in stores.images and all(
-                mask in stores.bits and self.target_key(entry.image, mask) in stores.masks for mask in masks
+                mask in stores.bits and self.target_key(entry.image, mask) in stores.masks for mask in entry.masks
             ):
                 yield identity, entry
 
@@ -141,7 +83,7 @@ class LatentCache:
         """Digest of the latent to learn: of the mask alone, or of the mask painted on its photo."""
         return mask if self.target == "binary" else digest(image + mask)
 
-    def add(self, source: Source, progress: bool = True) -> list[Entry]:
+    def add(self, source: Source, progress: bool = True) -> list[Encoded]:
         """Entries of every image of a source, encoding what is missing."""
         identities = [source.identity(index) for index in range(len(source))]
         if any(identity not in self.entries for identity in identities):
@@ -161,29 +103,29 @@ class LatentCache:
                 self._remember(self._encode([sample for _, sample in chunk], [identities[index] for index, _ in chunk]))
                 bar.update(len(chunk))
 
-    def _encode(self, samples: list[Loaded], identities: list[str]) -> list[tuple[str, Entry]]:
+    def _encode(self, samples: list[Loaded], identities: list[str]) -> list[tuple[str, Encoded]]:
         """Entries of a chunk in its order, encoded shape by shape."""
         shapes = [tuple(loaded.prepared.pixels.shape[1:]) for loaded in samples]
-        entries: dict[int, tuple[str, Entry]] = {}
+        entries: dict[int, tuple[str, Encoded]] = {}
         for shape in dict.fromkeys(shapes):
             at = [number for number, one in enumerate(shapes) if one == shape]
             made = self._encode_shape(self.stores(shape), [samples[n] for n in at], [identities[n] for n in at])
             entries.update(zip(at, made, strict=True))
         return [entries[number] for number in range(len(samples))]
 
-    def _remember(self, entries: list[tuple[str, Entry]]) -> None:
+    def _remember(self, entries: list[tuple[str, Encoded]]) -> None:
         self.manifest.append(entries)
         self.entries.update(entries)
 
-    def rows_of(self, entry: Entry, position: int) -> tuple[int, int, int, int]:
-        """Rows of an entry's image, target latent, mask and validity (-1: all known) for its query number `position`."""
-        mask, stores = entry.queries[position][1], self.stores_of(entry)
-        valid = -1 if entry.valid is None else stores.valid.index[entry.valid]
-        target = stores.masks.index[self.target_key(entry.image, mask)]
-        return stores.images.index[entry.image], target, stores.bits.index[mask], valid
+    def rows_of(self, line: Encoded, query: int) -> tuple[int, int, int, int]:
+        """Rows of an entry's image, target latent, mask and validity (-1: all known) for its query number `query`."""
+        mask, stores = line.masks[query], self.stores_of(line)
+        valid = -1 if line.valid is None else stores.valid.index[line.valid]
+        target = stores.masks.index[self.target_key(line.image, mask)]
+        return stores.images.index[line.image], target, stores.bits.index[mask], valid
 
     @torch.no_grad()
-    def _encode_shape(self, stores: Stores, samples: list[Loaded], identities: list[str]) -> list[tuple[str, Entry]]:
+    def _encode_shape(self, stores: Stores, samples: list[Loaded], identities: list[str]) -> list[tuple[str, Encoded]]:
         """Entries of samples of one shape, after their rows are written."""
         image_keys = [digest(identity) for identity in identities]
         self._fill(stores.images, image_keys, lambda at: torch.stack([samples[i].prepared.pixels for i in at]))
@@ -193,9 +135,9 @@ class LatentCache:
             named = [(number, mask, _mask_key(mask)) for mask in (*loaded.prepared.soft, empty)]
             masks += named
             present, nothing = iter(named[:-1]), named[-1][2]
-            pairs = tuple((query, nothing if query.group in ABSENT_GROUPS else next(present)[2]) for query in loaded.queries)
+            keys = tuple(nothing if query.group in ABSENT_GROUPS else next(present)[2] for query in loaded.queries)
             valid = _valid_key(stores, loaded.prepared.valid)
-            entries.append((identity, Entry(image_keys[number], valid, pairs, loaded.size)))
+            entries.append((identity, Encoded(image_keys[number], valid, loaded.queries, keys, loaded.size)))
         target_keys = [self.target_key(image_keys[number], key) for number, _, key in masks]
         self._fill(stores.masks, target_keys, lambda at: torch.stack([self._target(samples, *masks[i][:2]) for i in at]))
         stores.bits.append([key for *_, key in masks], np.stack([np.packbits(mask.numpy() > 0.5) for _, mask, _ in masks]))
@@ -253,82 +195,3 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read() == b"\n"
-
-
-def _entry_to_json(identity: str, entry: Entry) -> dict:
-    queries = [[q.name, q.prompts, q.group, mask.hex()] for q, mask in entry.queries]
-    valid = entry.valid and entry.valid.hex()
-    return {"id": identity, "image": entry.image.hex(), "valid": valid, "queries": queries, "size": entry.size}
-
-
-def _entry_from_json(line: dict) -> tuple[str, Entry]:
-    queries = tuple(
-        (Query(name, tuple(prompts), None, group), bytes.fromhex(mask)) for name, prompts, group, mask in line["queries"]
-    )
-    valid = line["valid"] and bytes.fromhex(line["valid"])
-    return line["id"], Entry(bytes.fromhex(line["image"]), valid, queries, tuple(line["size"]))
-
-
-@dataclass(frozen=True)
-class SampleTable:
-    """Every (image, query) of a run as arrays of length N.
-
-    image, mask, bits, valid (-1: all known): what `rows_of` gave. first, count: the texts of a query are the rows
-    phrases[first : first + count]. class_id: index into class_names. absent: 0 present, 1 hard, 2 random. shape: index into
-    shapes, the (height, width) in pixels of what is encoded. All int64. weight: float64, the share of a source in the mix
-    spread over its queries. place: number of the image among those of all sources, query: number among its queries, int64.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    bits: np.ndarray
-    valid: np.ndarray
-    first: np.ndarray
-    count: np.ndarray
-    class_id: np.ndarray
-    absent: np.ndarray
-    weight: np.ndarray
-    shape: np.ndarray
-    phrases: np.ndarray
-    class_names: list[str]
-    shapes: list[tuple[int, int]]
-    place: np.ndarray | None = None
-    query: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-
-def build_table(sources: list[tuple[Source, float]], samples, texts: TextCache) -> SampleTable:
-    """Flatten what a LatentCache or FreshSamples knows, encoding what it misses. Held-out queries are left out: this is
-    for training."""
-    records, prompts, classes, shapes, places, first = [], [], {}, {}, [], 0
-    for source, share in sources:
-        asked = [
-            (place, entry, position, query)
-            for place, entry in enumerate(samples.add(source), start=first)
-            for position, (query, _) in enumerate(entry.queries)
-            if query.group != "held_out"
-        ]
-        first += len(source)
-        places += [(place, position) for place, _, position, _ in asked]
-        for _, entry, position, query in asked:
-            absent = 1 + ABSENT_GROUPS.index(query.group) if query.group in ABSENT_GROUPS else 0
-            class_id = classes.setdefault(query.name, len(classes))
-            text = (len(prompts), len(query.prompts))
-            shape = shapes.setdefault(samples.shape_of(entry.size), len(shapes))
-            records.append((*samples.rows_of(entry, position), *text, class_id, absent, share / len(asked), shape))
-            prompts.extend(query.prompts)
-    if not any(record[7] == 0 for record in records):
-        raise DataError("The training data holds no mask with any pixel set. Check the data YAML's paths and classes.")
-    columns = [np.array(column) for column in zip(*records, strict=True)]
-    unique = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-    rows = np.array(texts.row_numbers(list(unique)))
-    names = [unique[prompt] for prompt in prompts]
-    return SampleTable(*columns, rows[names], list(classes), list(shapes), *np.array(places).T)

@@ -7,7 +7,7 @@ prompts stay what they were set to.
 
 import numpy as np
 
-from train.latents.latent_cache import SampleTable
+from train.latents.table import SampleTable
 
 
 class Sampler:
@@ -21,11 +21,11 @@ class Sampler:
         self.table, self.seed = table, seed
         chances = np.zeros(len(table))
         parts = {0: 1 - absent, 1: absent * hard_absent, 2: absent * (1 - hard_absent)}
-        for kind, share in _available(parts, table.absent).items():
-            at = np.flatnonzero(table.absent == kind)
-            chances[at] = share * _balanced(table.weight[at], table.class_id[at], balance)
+        for kind, share in _available(parts, table.rows["absent"]).items():
+            at = np.flatnonzero(table.rows["absent"] == kind)
+            chances[at] = share * _balanced(table.rows["weight"][at], table.rows["class_id"][at], balance)
         self.cumulative = np.cumsum(chances)
-        members = [np.flatnonzero(table.shape == shape) for shape in range(len(table.shapes))]
+        members = [np.flatnonzero(table.rows["shape"] == shape) for shape in range(len(table.shapes))]
         self.members = [(at, np.cumsum(chances[at])) for at in members]
 
     def draw(self, step: int, count: int, group: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -35,10 +35,10 @@ class Sampler:
         at = _drawn(self.cumulative, luck)
         if len(self.members) > 1:
             for first in range(0, count, group):
-                one_shape, cumulative = self.members[self.table.shape[at[first]]]
+                one_shape, cumulative = self.members[self.table.rows["shape"][at[first]]]
                 at[first + 1 : first + group] = one_shape[_drawn(cumulative, luck[first + 1 : first + group])]
-        phrase = (rng.random(count) * self.table.count[at]).astype(np.int64)
-        return at, self.table.phrases[self.table.first[at] + phrase]
+        phrase = (rng.random(count) * self.table.rows["count"][at]).astype(np.int64)
+        return at, self.table.phrases[self.table.rows["first"][at] + phrase]
 
 
 def _drawn(cumulative: np.ndarray, luck: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ from train.data.build import open_split
 from train.latents.batches import Batches, CachedBatches, WorkShare
 from train.latents.fresh import FreshBatches, FreshSamples
 from train.latents.guides import Guides
-from train.latents.latent_cache import LatentCache, SampleTable, build_table
+from train.latents.latent_cache import LatentCache
 from train.latents.sampler import Sampler
+from train.latents.table import SampleTable, build_table
 from train.networks.bases import Networks
 from train.networks.text_encoding import TextCache
 from train.settings.train_config import TrainConfig
@@ -54,7 +55,7 @@ def open_training_set(config: TrainConfig, networks: Networks, accelerator: Acce
 
 def describe(table: SampleTable) -> str:
     """How much there is, and in which shapes."""
-    images = Counter(shape for shape, _ in {*zip(table.shape.tolist(), table.image.tolist(), strict=True)})
+    images = Counter(shape for shape, _ in {*zip(table.rows["shape"].tolist(), table.rows["place"].tolist(), strict=True)})
     text = f"{len(table)} prompts over {images.total()} images, {len(table.class_names)} classes"
     shapes = ", ".join(f"{width} x {height} ({images[n]})" for n, (height, width) in enumerate(table.shapes) if images[n])
     return f"{text}, encoded as {shapes}"
