@@ -34,6 +34,7 @@ CASES = {
     "mirrored overlay in tiles": (DEMO, "overlay", SamplerSettings(), ImageSettings(tile=96, mirror=True)),
     "tiles": (DEMO, "binary", SamplerSettings(), ImageSettings(resolution=96, tile=80)),
     "guided": (GUIDED, "binary", SamplerSettings(), ImageSettings()),
+    "guided as shipped": (DEMO, "binary", SamplerSettings(), ImageSettings()),
     "guided, painted, mirrored, in tiles": (GUIDED, "overlay", SamplerSettings(), ImageSettings(tile=80, mirror=True)),
     "ensemble": (DIFFUSION, "binary", SamplerSettings(seed=7, steps=2, ensemble=3), ImageSettings()),
 }
@@ -67,13 +68,15 @@ def train_engine(checkpoint: Path, target: str) -> DiffusersEngine:
 @pytest.mark.parametrize("case", CASES)
 def test_both_engines_draw_the_same_masks(host, photo, guided, case):
     checkpoint, target, settings, look = CASES[case]
-    checkpoint, decoder = (guided, "guided") if checkpoint == GUIDED else (checkpoint, "vae")
+    checkpoint, decoder = (guided, "guided") if checkpoint == GUIDED else (checkpoint, "guided" if "guided" in case else "vae")
     found = []
     for engine in (host_engine(host, checkpoint, target), train_engine(checkpoint, target)):
         work = inference.segment_workload(engine.config, photo, PROMPTS, settings, look, uncertainty=True)
         progress = engine.progress(work.total)
         with torch.inference_mode():
-            found.append(inference.segment(engine, photo, PROMPTS, settings, look, uncertainty=True, progress=progress))
+            found.append(
+                inference.segment(engine, photo, PROMPTS, settings, look, uncertainty=True, progress=progress, decoder=decoder)
+            )
         assert progress.done == work.total
     ours, theirs = found
     assert ours.decoder == theirs.decoder == decoder
