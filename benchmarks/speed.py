@@ -26,6 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks._layouts import make_networks  # noqa: E402 (ComfyUI has a package `tests` too)
+from digseg_nodes.core.latent_space import SCALING_FACTOR  # noqa: E402
 from tests.parity.builders import SCHEDULERS, reference_ddim  # noqa: E402
 
 MODELS = ROOT / "digseg_nodes" / "models"
@@ -110,7 +111,7 @@ def bare_calls(engine, photo, count: int) -> Work:
         image = vae.encode(pixels)
         features = decoder.photo_features(pixels)
         for text in words:
-            x = torch.cat([torch.zeros_like(image), image * 0.18215], 1)
+            x = torch.cat([torch.zeros_like(image), image * SCALING_FACTOR], 1)
             latent = model.diffusion_model(x, timestep, context=text[:, :77])
             decoder(latent, features).sigmoid()
 

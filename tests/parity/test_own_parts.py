@@ -66,12 +66,15 @@ def test_parts_of_other_models_or_none_are_refused_by_name(host):
     import comfy.taesd.taesd
 
     from digseg_nodes.core import inference
+    from digseg_nodes.core.encoded import EncodedImage
+    from digseg_nodes.core.geometry import plan_geometry
 
     sixteen = comfy.sd.VAE(sd=comfy.taesd.taesd.TAESD(latent_channels=16).state_dict())
     photo = torch.rand(1, 64, 64, 3)
     with pytest.raises(ValueError, match=r"makes latents of 16 channels, DiGSeg models read 4\. Use the VAE of"):
         inference.encode_image(host.HostEngine(vae=sixteen), photo, inference.ImageSettings(64))
     with pytest.raises(ValueError, match="There is no VAE: the loader it comes from found none"):
-        inference.decode_masks(host.HostEngine(), {"samples": torch.zeros(1, 4, 8, 8)})
+        encoded = EncodedImage(torch.zeros(1, 4, 8, 8), photo, plan_geometry(64, 64, 64), None)
+        inference.decode_masks(host.HostEngine(), inference.empty_mask(encoded, "a cat"))
     with pytest.raises(ValueError, match="There is no CLIP: the loader it comes from found none"):
         inference.encode_prompts(host.HostEngine(), parse_prompts("a cat"))

@@ -144,8 +144,9 @@ def test_noise_without_annealing_is_as_coarse_at_the_first_timestep_as_at_the_la
 
     def likeness(annealed: bool) -> float:
         config = load_config(config_file, ["objective=diffusion", f"noise.annealed={annealed}", "noise.high_from=0"])
-        batches = SimpleNamespace(config=config, share=SimpleNamespace(total=16), shape=(4, 16, 16), train_timesteps=1)
-        noise = Batches._noise(batches, 0)[1]
+        share = SimpleNamespace(total=16, size=16)
+        batches = SimpleNamespace(config=config, share=share, channels=4, shape_at=lambda _number: (128, 128), train_timesteps=1)
+        [noise] = Batches._noise(batches, 0, np.zeros(16, int))[1]
         return float((noise[..., 1:] * noise[..., :-1]).mean())
 
     assert abs(likeness(True)) < 0.05

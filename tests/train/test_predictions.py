@@ -14,6 +14,7 @@ from train.data.base import Query, Sample
 from train.data.build import open_split
 from train.data.config import load_data
 from train.data.demo import DemoSource
+from train.data.prepare import prepare
 from train.data.source_config import DemoConfig
 from train.networks.bases import Networks, encode_pixels, load_networks
 from train.networks.engine import DiffusersEngine
@@ -99,7 +100,7 @@ def test_mirror_is_the_mean_of_both_ways_round():
 def test_an_image_is_encoded_as_training_encodes_it():
     networks, sample = load_networks(DEMO), scene()
     latent = encoded(networks, sample).image.latents[0] * 0.18215
-    pixels = torch.from_numpy(sample.image.copy()).movedim(-1, 0)[None].float() / 127.5 - 1
+    pixels = prepare(sample, networks.config.resolution, networks.config.photo_shape).pixels[None]
     assert torch.allclose(latent, encode_pixels(networks.vae, pixels)[0], atol=1e-4)
 
 

@@ -69,11 +69,11 @@ def test_a_validation_that_fails_in_one_process_ends_all_and_loses_no_steps(conf
     data = folder_dataset(tmp_path / "data")
     (tmp_path / "data/broken").mkdir()
     for number in range(2):
-        Image.new("RGB", (64, 64)).save(tmp_path / f"data/broken/{number}.png")
-    (tmp_path / "data/broken/1.png").write_bytes(b"no image")  # the second process's share
+        Image.new("RGB", (64, 64)).save(tmp_path / f"data/broken/photo-{number}.png")
+    (tmp_path / "data/broken/photo-1.png").write_bytes(b"no image")  # the second process's share
     for name in ("box", "disc"):
         shutil.copytree(tmp_path / "data/masks" / name, tmp_path / "data/broken masks" / name)
-        Image.new("L", (64, 64)).save(tmp_path / "data/broken masks" / name / "0.png")
+        Image.new("L", (64, 64)).save(tmp_path / "data/broken masks" / name / "photo-0.png")
     values = yaml.safe_load(data.read_text(encoding="utf-8"))
     values["validation"] = {**values["train"], "images": "broken", "masks": "broken masks"}
     data.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -81,5 +81,5 @@ def test_a_validation_that_fails_in_one_process_ends_all_and_loses_no_steps(conf
     line = [*TWO, "--config", str(config_file), *settings]
     result = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode != 0
-    assert "1.png cannot be read as an image" in result.stderr + result.stdout
+    assert "photo-1.png cannot be read as an image" in result.stderr + result.stdout
     assert latest_state(tmp_path / "run/checkpoints").name.startswith("step-00000004")
