@@ -44,10 +44,10 @@ def test_going_on_with_another_rounding_is_refused(config_file):
 def test_the_loader_pins_every_tensor_of_a_batch(monkeypatch):
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
-    image, noise, text, timesteps = (torch.full((1,), float(number)) for number in range(4))
-    (found,) = pin_memory([Batch(image, None, noise, text, timesteps)])
-    assert isinstance(found, Batch) and found.mask is None
-    assert [float(tensor) for tensor in pinned] == [0, 1, 2, 3]
+    image, mask, noise, text, timesteps = (torch.full((1,), float(number)) for number in range(5))
+    (found,) = pin_memory([Batch(image=image, mask=mask, noise=noise, text=text, timesteps=timesteps)])
+    assert isinstance(found, Batch) and found.valid is None
+    assert sorted(float(tensor) for tensor in pinned) == [0, 1, 2, 3, 4]
     assert found.image is not image and torch.equal(found.image, image)
 
 

@@ -18,7 +18,7 @@ def latents(seed: int, count: int = 3) -> torch.Tensor:
 
 
 def batch(timesteps: torch.Tensor, noise: torch.Tensor) -> Batch:
-    return Batch(latents(1), latents(2), noise, torch.zeros(3, 77, 16), timesteps)
+    return Batch(image=latents(1), mask=latents(2), noise=noise, text=torch.zeros(3, 77, 16), timesteps=timesteps)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

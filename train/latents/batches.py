@@ -2,11 +2,13 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.base import Sample
@@ -20,40 +22,55 @@ from train.networks.text_encoding import TextCache
 from train.settings.train_config import TrainConfig
 
 
-@dataclass(frozen=True)
-class Batch:
-    """image, mask, noise [B,4,h,w] float32; text [B,77,D]; timesteps int64 [B]; valid [B,1,h,w] float32 or None;
-    truth [B,8h,8w] float32 in {0,1} or None unless the loss is on pixels. For the guided mask decoder: photo [B,3,H,W] in [-1,1],
-    outline and known float32 [B,H,W], the true mask and where the label is known, of the latents' window (top, left, height,
-    width), and jitter [B,4,h,w], noise of the latents it learns from. Without the latent cache image and mask are None
-    until they are encoded from pixels and drawn, [B,3,8h,8w] in [-1,1]."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a micro-batch is asked and answered, whatever its pictures are given as.
 
-    image: Tensor | None
-    mask: Tensor | None
+    noise [B,4,h,w] float32; text [B,77,D]; timesteps int64 [B]; valid [B,1,h,w] float32 or None when every label is known;
+    truth [B,8h,8w] float32 in {0,1}, None unless the loss is on pixels. For the guided mask decoder: photo [B,3,H,W] in [-1,1],
+    outline and known float32 [B,H,W], the true mask and where the label is known, of the latents' window (top, left, height,
+    width), and jitter [B,4,h,w], noise of the latents it learns from.
+    """
+
     noise: Tensor
     text: Tensor
     timesteps: Tensor
     valid: Tensor | None = None
     truth: Tensor | None = None
-    pixels: Tensor | None = None
-    drawn: Tensor | None = None
     photo: Tensor | None = None
     outline: Tensor | None = None
     known: Tensor | None = None
     window: tuple[int, int, int, int] | None = None
     jitter: Tensor | None = None
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Self:
         """The same batch on a device; from pinned memory the copy runs beside the device's work."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> "Batch":
+    def pin_memory(self) -> Self:
         """The same batch in pinned memory; what DataLoader calls with `pin_memory`."""
         return self._map(Tensor.pin_memory)
 
-    def _map(self, change) -> "Batch":
-        values = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(change(value) if isinstance(value, Tensor) else value for value in values))
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Asked):
+    """Encoded pictures: latents of the images and of their masks, each [B,4,h,w] float32."""
+
+    image: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelBatch(Asked):
+    """Pictures that are encoded on the device, by `fresh.encoded`: images and what their mask latents are encoded from, each
+    [B,3,8h,8w] in [-1,1]."""
+
+    pixels: Tensor
+    drawn: Tensor
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -85,6 +102,8 @@ class WorkShare:
 class Batches(torch.utils.data.Dataset, ABC):
     """One process's micro-batches by step number; a micro-batch holds one shape of the table's. channels: of a latent."""
 
+    kind: type[Batch] | type[PixelBatch]
+
     def __init__(
         self,
         config: TrainConfig,
@@ -103,12 +122,12 @@ class Batches(torch.utils.data.Dataset, ABC):
     def __len__(self) -> int:
         return self.config.steps
 
-    def __getitem__(self, step: int) -> list[Batch]:
+    def __getitem__(self, step: int) -> list[Batch] | list[PixelBatch]:
         at, phrases = self.sampler.draw(step, self.share.total, self.share.size)
         timesteps, noise = self._noise(step, at)
         return [
-            Batch(
-                **{"image": None, "mask": None, **self.pictures(step, at, part)},
+            self.kind(
+                **self.pictures(step, at, part),
                 noise=noise[part.start // self.share.size],
                 text=rows_of(self.texts, phrases[part]),
                 timesteps=timesteps[part],
@@ -118,7 +137,7 @@ class Batches(torch.utils.data.Dataset, ABC):
 
     @abstractmethod
     def pictures(self, step: int, at: np.ndarray, part: slice) -> dict[str, Tensor | None]:
-        """The fields of a Batch that show images and masks, of the samples at[part] of a step."""
+        """The fields of a batch of this `kind` that show images and masks, of the samples at[part] of a step."""
 
     def shape_at(self, number: int) -> tuple[int, int]:
         """(height, width) in pixels of a sample of the table."""
@@ -161,6 +180,8 @@ def rows_of(store: Tensor, rows: np.ndarray) -> Tensor:
 
 class CachedBatches(Batches):
     """Batches of cached latents."""
+
+    kind = Batch
 
     def __init__(
         self,

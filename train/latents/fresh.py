@@ -1,7 +1,7 @@
 """Training without the latent cache: images are loaded, augmented and encoded at every step, each time another version."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.augment import augment
 from train.data.base import Query, Sample, Source
 from train.data.prepare import drawn, prepare
-from train.latents.batches import Batch, Batches
+from train.latents.batches import Asked, Batch, Batches, PixelBatch
 from train.latents.guides import Size
 from train.latents.latent_cache import checked
 from train.latents.manifest import Listed, Manifest
@@ -83,6 +83,8 @@ class _Queries(torch.utils.data.Dataset):
 class FreshBatches(Batches):
     """Batches of pixels to encode; sample k of a step is a function of (seed, step, k) alone."""
 
+    kind = PixelBatch
+
     def __init__(self, config, sampler, samples: FreshSamples, texts, share, timesteps: int, channels: int, guides=None):
         super().__init__(config, sampler, texts, share, timesteps, channels, guides)
         self.places, self.photo_shape = samples.places, samples.photo_shape
@@ -128,9 +130,10 @@ def _stack_valid(known: Sequence[Tensor | None], size: tuple[int, int]) -> Tenso
 
 
 @torch.no_grad()
-def encoded(batch: Batch, vae, size: int) -> Batch:
+def encoded(batch: PixelBatch, vae, size: int) -> Batch:
     """A batch of pixels as a batch of latents, `size` images through the VAE at a time, in float32."""
     image, mask = (
         torch.cat([encode_pixels(vae, chunk).float() for chunk in pixels.split(size)]) for pixels in (batch.pixels, batch.drawn)
     )
-    return replace(batch, image=image, mask=mask, pixels=None, drawn=None)
+    asked = {field.name: getattr(batch, field.name) for field in fields(Asked)}
+    return Batch(image=image, mask=mask, **asked)

@@ -238,7 +238,7 @@ def _empty_batch(config: TrainConfig, networks: Empty) -> Batch:
     text = networks.text_encoder.config
     words = torch.empty((count, text.max_position_embeddings, text.hidden_size))
     truth = torch.empty((count, config.resolution, config.resolution))
-    batch = Batch(image, mask, noise, words, torch.zeros(count, dtype=torch.int64), truth=truth)
+    batch = Batch(image=image, mask=mask, noise=noise, text=words, timesteps=torch.zeros(count, dtype=torch.int64), truth=truth)
     if not config.mask_decoder:
         return batch
     photo = torch.empty((count, 3, config.resolution, config.resolution))

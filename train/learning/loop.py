@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from train.latents.batches import Batch
+from train.latents.batches import Batch, PixelBatch
 from train.latents.fresh import encoded
 from train.learning.checkpointer import Checkpointer
 from train.learning.divergence import DivergedError, DivergenceGuard
@@ -91,7 +91,7 @@ class Trainer:
                     return False
         return True
 
-    def step(self, parts: list[Batch]) -> Tensor:
+    def step(self, parts: list[Batch] | list[PixelBatch]) -> Tensor:
         """One optimizer step on this process's micro-batches; returns their mean loss, detached."""
         trained, step = self.trained, self.progress.step
         trained.set_learning_rates(step)
@@ -111,10 +111,10 @@ class Trainer:
         self.progress.step += 1
         return total
 
-    def _forward(self, part: Batch) -> Tensor:
+    def _forward(self, part: Batch | PixelBatch) -> Tensor:
         """The loss of a micro-batch; pixels are encoded first."""
         part = part.to(self.accelerator.device)
-        if part.pixels is not None:
+        if isinstance(part, PixelBatch):
             part = encoded(part, self.networks.vae, self.config.encoded_at_once)
         with self.accelerator.autocast():
             return self.loss(self.trained.called, part)
