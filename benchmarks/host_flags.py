@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import dev  # noqa: E402
-from tools.api import Client  # noqa: E402
+from tools.api import Client, show_mask  # noqa: E402
 from tools.demo import load_scenes  # noqa: E402
 
 FLAGS = ("--cpu", "--force-fp16", "--fp16-unet", "--bf16-unet", "--fp8_e4m3fn-unet", "--fp8_e5m2-unet",
@@ -50,8 +50,9 @@ def masks(client: Client, weight_dtype: str = "default") -> np.ndarray:
             prompt[str(number)] = node(
                 "DiGSegPickMask", masks=["segment", 0], names=text, mode="soft", threshold=0.0, invert=False
             )
-        shown = client.run(prompt).outputs
-        pictures = [client.picture(shown[str(number)]["images"][0]) for number in range(len(texts))]
+        shown = [show_mask(prompt, str(number)) for number in range(len(texts))]
+        outputs = client.run(prompt).outputs
+        pictures = [client.picture(outputs[node]["images"][0]) for node in shown]
         found += [np.asarray(Image.open(io.BytesIO(png)).convert("L")) for png in pictures]
     return np.stack(found)
 

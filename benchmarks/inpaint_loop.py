@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import dev  # noqa: E402
-from tools.api import Client, to_prompt  # noqa: E402
+from tools.api import Client, show_mask, to_prompt  # noqa: E402
 from train.demo.world import SEEN, DemoWorld, Scene  # noqa: E402
 
 GRAPH = ROOT / "workflows" / "inpaint_demo.json"
@@ -60,6 +60,7 @@ class Loop:
         self.client = client
         self.prompt = to_prompt(json.loads(GRAPH.read_text(encoding="utf-8")), client.object_info())
         self.segments, self.picks = node_ids(self.prompt, "DiGSegSegment"), node_ids(self.prompt, "DiGSegPickMask")
+        self.shown = [show_mask(self.prompt, pick) for pick in self.picks]
         self.positive = node_ids(self.prompt, "CLIPTextEncode")[0]
 
     def _set(self, node: str, **inputs) -> None:
@@ -74,7 +75,7 @@ class Loop:
         self._set(self.positive, text=f"a {target}")
         outputs = self.client.run(self.prompt).outputs
         result = picture(self.client, outputs[node_ids(self.prompt, "SaveImage")[0]]).astype(int)
-        asked, found = (picture(self.client, outputs[node])[..., 0] > 127 for node in self.picks)
+        asked, found = (picture(self.client, outputs[node])[..., 0] > 127 for node in self.shown)
         outside = ~dilated(asked, MARGIN)
         change = np.abs(result - np.asarray(Image.open(photo).convert("RGB")).astype(int))[outside]
         score = float(outputs[node_ids(self.prompt, "PreviewAny")[0]]["text"][0])

@@ -74,6 +74,17 @@ def to_prompt(graph: dict, object_info: dict) -> dict:
     }
 
 
+def show_mask(prompt: dict, node: str) -> str:
+    """Add ComfyUI's own nodes that show the MASK a node gives first, and nothing but it; returns the node whose picture it is.
+
+    DiGSeg Pick Mask's preview is for people: it says in words when nothing was found.
+    """
+    as_image, shown = f"{node}-image", f"{node}-mask"
+    prompt[as_image] = {"class_type": "MaskToImage", "inputs": {"mask": [node, 0]}}
+    prompt[shown] = {"class_type": "PreviewImage", "inputs": {"images": [as_image, 0]}}
+    return shown
+
+
 def _inputs(node: dict, links: dict, info: dict) -> dict:
     values = dict(zip(widget_names(info), node.get("widgets_values") or [], strict=False))
     values.pop("", None)

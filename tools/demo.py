@@ -26,7 +26,7 @@ from tqdm import tqdm
 from digseg_nodes.core.metrics import iou
 from digseg_nodes.core.palettes import palette
 
-from .api import Client, GraphError, RunError, RunInterrupted, to_prompt
+from .api import Client, GraphError, RunError, RunInterrupted, show_mask, to_prompt
 from .sheet import Card, Cut, contact_sheet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +75,7 @@ class Runner:
         self.prompt = to_prompt(json.loads(GRAPH.read_text(encoding="utf-8")), client.object_info())
         self.photo, self.segment = node_of(self.prompt, "LoadImage"), node_of(self.prompt, "DiGSegSegment")
         self.pick = node_of(self.prompt, "DiGSegPickMask")
+        self.shown = show_mask(self.prompt, self.pick)
 
     def masks(self, scene: Scene) -> tuple[list[np.ndarray], Image.Image]:
         """One hard mask (bool [H, W]) a prompt and the node's overlay. ComfyUI keeps the segmentation: it runs once."""
@@ -84,7 +85,7 @@ class Runner:
         for text in scene.texts:
             self.prompt[self.pick]["inputs"]["names"] = text
             outputs = self.client.run(self.prompt, self._show).outputs
-            masks.append(np.asarray(self._picture(outputs, self.pick).convert("L")) > 127)
+            masks.append(np.asarray(self._picture(outputs, self.shown).convert("L")) > 127)
             overlay = overlay or self._picture(outputs, self.segment)
             self.bar.update()
         return masks, overlay
