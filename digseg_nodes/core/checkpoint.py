@@ -313,12 +313,18 @@ def _open_file(path: Path, mask_target: str) -> Checkpoint:
     if not ours:
         return _open_bare(path, shapes, metadata, mask_target)
     config = _read_config(path, metadata)
-    if mask_target != "auto":
-        config = replace(config, mask_target=mask_target)
     parts = _parts_of(path, keys, config, metadata)
     if "unet" not in parts:
         raise CheckpointError(f"{path.name} says it is a DiGSeg checkpoint, but has no U-Net. Export or download it again.")
-    return Checkpoint(path, config, parts, metadata)
+    return _drawn_as(Checkpoint(path, config, parts, metadata), mask_target)
+
+
+def _drawn_as(checkpoint: Checkpoint, mask_target: str) -> Checkpoint:
+    """The checkpoint with its masks read as `mask_target`; a mask decoder learnt to read what the file says and stays behind."""
+    if mask_target in ("auto", checkpoint.config.mask_target):
+        return checkpoint
+    parts = {name: part for name, part in checkpoint.parts.items() if name != "mask_decoder"}
+    return replace(checkpoint, config=replace(checkpoint.config, mask_target=mask_target, mask_decoder=None), parts=parts)
 
 
 def _read_config(path: Path, metadata: dict[str, str]) -> CheckpointConfig:
@@ -417,7 +423,6 @@ def _open_own_folder(path: Path, configs: dict[str, dict], own: dict, mask_targe
         )
     metadata = {"digseg.format": str(FORMAT), **said, "digseg.config": json.dumps(own.get("config"))}
     config = _read_config(path, metadata)
-    if mask_target != "auto":
-        config = replace(config, mask_target=mask_target)
     folders = [*configs, *(c for c in ("mask_decoder",) if (path / c).is_dir())]
-    return Checkpoint(path, config, {c: Part(diffusers_folder.weight_files(path / c)) for c in folders}, metadata)
+    parts = {c: Part(diffusers_folder.weight_files(path / c)) for c in folders}
+    return _drawn_as(Checkpoint(path, config, parts, metadata), mask_target)

@@ -182,9 +182,9 @@ def deviation(ours: Tensor, reference: Tensor) -> float:
     return ((ours - reference).abs().max() / reference.abs().max().clamp(min=1.0)).item()
 
 
-def with_mask_decoder(checkpoint: Path, target: Path, seed: int = 4, guide: float = 2.0) -> Path:
+def with_mask_decoder(checkpoint: Path, target: Path, seed: int = 4, guide: float = 2.0, mask_target: str = "auto") -> Path:
     """A copy of a checkpoint with a small random mask decoder, whose logits are large enough to show."""
-    opened, decoder = open_checkpoint(checkpoint), make_mask_decoder(seed, guide)
+    opened, decoder = open_checkpoint(checkpoint, mask_target=mask_target), make_mask_decoder(seed, guide)
     parts = {name: opened.state_dict(name) for name in opened.components} | {"mask_decoder": decoder.state_dict()}
     config = replace(opened.config, mask_decoder=decoder.config.to_dict())
     save_checkpoint(target, parts, config, title="with a mask decoder")

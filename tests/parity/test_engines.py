@@ -48,9 +48,11 @@ def photo() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def guided(tmp_path_factory) -> Path:
-    """The demo model with a small random mask decoder."""
-    return with_mask_decoder(DEMO, tmp_path_factory.mktemp("guided") / "guided.safetensors")
+def guided(tmp_path_factory) -> dict[str, Path]:
+    """The demo model with a small random mask decoder, by what its masks are said to be drawn on."""
+    folder = tmp_path_factory.mktemp("guided")
+    targets = ("binary", "overlay")
+    return {target: with_mask_decoder(DEMO, folder / f"{target}.safetensors", mask_target=target) for target in targets}
 
 
 def host_engine(host, checkpoint: Path, target: str):
@@ -68,7 +70,9 @@ def train_engine(checkpoint: Path, target: str) -> DiffusersEngine:
 @pytest.mark.parametrize("case", CASES)
 def test_both_engines_draw_the_same_masks(host, photo, guided, case):
     checkpoint, target, settings, look = CASES[case]
-    checkpoint, decoder = (guided, "guided") if checkpoint == GUIDED else (checkpoint, "guided" if "guided" in case else "vae")
+    checkpoint, decoder = (
+        (guided[target], "guided") if checkpoint == GUIDED else (checkpoint, "guided" if "guided" in case else "vae")
+    )
     found = []
     for engine in (host_engine(host, checkpoint, target), train_engine(checkpoint, target)):
         work = inference.segment_workload(engine.config, photo, PROMPTS, settings, look, uncertainty=True)
@@ -100,7 +104,7 @@ def test_impossible_requests_are_refused_before_any_network_is_called(host, phot
 
 def test_the_mask_decoder_is_the_hosts_to_unload_and_is_its_own_in_a_lora(host, photo, guided, tmp_path):
     """Bit for bit the same after it was unloaded; a clone keeps it; a LoRA's own takes its place, unless its strength is 0."""
-    engine = host_engine(host, guided, "auto")
+    engine = host_engine(host, guided["binary"], "auto")
     latent = sampled(engine, photo)
     before = inference.decode_masks(engine, latent).soft
     network = engine.mask_decoder.patcher.model
@@ -116,7 +120,7 @@ def test_the_mask_decoder_is_the_hosts_to_unload_and_is_its_own_in_a_lora(host, 
     patched = host.HostEngine(host.apply_lora(engine.model, path))
     assert torch.equal(patched.mask_decoder.patcher.model.out[3].weight, own.out[3].weight)
     assert host.HostEngine(host.apply_lora(engine.model, path, 0.0)).mask_decoder is engine.mask_decoder
-    ours, theirs = train_engine(guided, "binary"), load_networks(guided).eval()
+    ours, theirs = train_engine(guided["binary"], "binary"), load_networks(guided["binary"]).eval()
     theirs.mask_decoder = merge_lora(theirs.unet, path)
     engines = (replace(engine, model=patched.model), DiffusersEngine(theirs))
     replaced = [inference.decode_masks(one, sampled(one, photo)).soft for one in engines]

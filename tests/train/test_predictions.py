@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from digseg_nodes.core.checkpoint import open_checkpoint
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings, encode_image, encode_prompts, sample_masks
 from digseg_nodes.core.prompts import Prompt
 from train.data.base import Query, Sample
@@ -86,6 +87,12 @@ def test_read_as_black_and_white_a_painted_photo_is_wrong():
     networks.config = replace(networks.config, mask_target="binary")
     (result,) = score_sample(0, sample, soft_masks(networks, sample), 0.5)
     assert result.record.iou < 0.5
+
+
+def test_a_decoder_of_black_and_white_masks_reads_no_painted_photos():
+    assert "mask_decoder" in open_checkpoint(DEMO, mask_target="binary").parts
+    other = open_checkpoint(DEMO, mask_target="overlay")
+    assert "mask_decoder" not in other.parts and other.config.mask_decoder is None and other.mask_decoder() is None
 
 
 def test_mirror_is_the_mean_of_both_ways_round():

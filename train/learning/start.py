@@ -17,6 +17,8 @@ def load_base(config: TrainConfig) -> Networks:
     if config.lora:
         check_lora_base(config)
     networks = load_networks(config.base, config.components, config.init, config.seed)
+    if networks.config.mask_target != config.target:  # a decoder reads only what it has learnt to read
+        networks.mask_decoder, networks.config = None, replace(networks.config, mask_decoder=None)
     networks.config = replace(
         networks.config,
         mask_target=config.target,
