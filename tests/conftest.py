@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,20 @@ def lacking() -> Callable[[str], None]:
         pytest.skip(reason)
 
     return report
+
+
+@pytest.fixture(scope="session")
+def archived(lacking) -> set[str]:
+    """Files of this checkout that .comfyignore lets into the registry's archive."""
+    if not (dev.ROOT / ".git").exists():
+        lacking("no git checkout")
+
+    def listed(*arguments: str) -> set[str]:
+        command = ["git", "ls-files", "-z", *arguments]
+        found = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True, check=True).stdout
+        return {name for name in found.split("\0") if name and (dev.ROOT / name).is_file()}
+
+    return listed("-c", "-o", "--exclude-standard") - listed("-c", "-o", "-i", "--exclude-from=.comfyignore")
 
 
 @pytest.fixture(scope="session")

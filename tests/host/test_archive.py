@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 import dev
-from tests.unit.test_registry import archived
 from tools.api import Client, to_prompt
 
 
 @pytest.fixture(scope="module")
-def installed(install, tmp_path_factory):
+def installed(install, archived, tmp_path_factory):
     """A ComfyUI whose custom_nodes holds the archive, unpacked; (its Host, the pack's folder)."""
     folder = tmp_path_factory.mktemp("registry") / "digseg"  # the registry names the folder as it likes
-    for name in archived():
+    for name in archived:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(dev.ROOT / name, folder / name)
     patch = pytest.MonkeyPatch()

@@ -7,8 +7,10 @@ import os
 import random
 import shutil
 import stat
+import tempfile
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.bad_files import BAD, folder, mutated, mutated_folder, our_file
 
 CASES = int(os.environ.get("DIGSEG_FUZZ_CASES", "300"))
 SOON = 2.0
+NOBODY = 65534
 """Seconds."""
 
 
@@ -89,15 +92,30 @@ def test_a_flood_of_tensors_takes_no_more_memory_than_twice_the_file(tmp_path):
     assert peak < 2 * path.stat().st_size, name
 
 
-@pytest.mark.skipif(os.name == "nt" or getattr(os, "geteuid", lambda: 1)() == 0, reason="needs a user whom permissions bind")
+@pytest.fixture
+def open_folder():
+    """A folder in which whom permissions bind may read and write; root is somebody else as long as it is there."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(NOBODY)
+        yield Path(path)
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 @pytest.mark.parametrize("name", ["a.safetensors", "folder/unet/config.json", "folder"])
-def test_what_may_not_be_read_is_named(name, tmp_path):
-    (tmp_path / "a.safetensors").write_bytes(our_file())
-    folder(tmp_path / "folder")
-    (tmp_path / name).chmod(0)
+def test_what_may_not_be_read_is_named(name, open_folder):
+    (open_folder / "a.safetensors").write_bytes(our_file())
+    folder(open_folder / "folder")
+    opened = open_folder / name.split("/")[0]
+    assert open_checkpoint(opened).parts
+    (open_folder / name).chmod(0)
     with pytest.raises(CheckpointError, match=r"who may read|cannot be read|cannot be opened"):
-        open_checkpoint(tmp_path / name.split("/")[0])
-    (tmp_path / name).chmod(stat.S_IRWXU)
+        open_checkpoint(opened)
+    (open_folder / name).chmod(stat.S_IRWXU)
 
 
 def test_a_snapshot_of_hugging_faces_cache_opens_through_its_links(tmp_path):

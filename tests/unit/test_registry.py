@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
 import yaml
@@ -33,21 +32,7 @@ def test_icon_and_banner_have_the_shapes_it_takes():
         assert banner.width * 9 == banner.height * 21
 
 
-def archived() -> set[str]:
-    """Files of this checkout that .comfyignore lets into the registry's archive."""
-    if not (dev.ROOT / ".git").exists():
-        pytest.skip("no git checkout")
-
-    def listed(*arguments: str) -> set[str]:
-        command = ["git", "ls-files", "-z", *arguments]
-        found = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True, check=True).stdout
-        return {name for name in found.split("\0") if name and (dev.ROOT / name).is_file()}
-
-    return listed("-c", "-o", "--exclude-standard") - listed("-c", "-o", "-i", "--exclude-from=.comfyignore")
-
-
-def test_the_archive_holds_what_the_readme_promises():
-    files = archived()
+def test_the_archive_holds_what_the_readme_promises(archived):
     assert {
         "__init__.py",
         "dev.py",
@@ -56,14 +41,14 @@ def test_the_archive_holds_what_the_readme_promises():
         "pyproject.toml",
         "train/finetune.py",
         "train/requirements.txt",
-    } <= files
+    } <= archived
     for folder in ("digseg_nodes/", "train/", "tools/", "workflows/", "subgraphs/", "locales/", "docs/"):
-        assert [name for name in files if name.startswith(folder)], folder
-    assert not [name for name in files if name.startswith(("tests/", "benchmarks/", ".ci/", ".github/", "output/", ".venv"))]
+        assert [name for name in archived if name.startswith(folder)], folder
+    assert not [name for name in archived if name.startswith(("tests/", "benchmarks/", ".ci/", ".github/", "output/", ".venv"))]
     said = re.findall(r"(?:python |`)((?:train/)?\w+\.py)", (dev.ROOT / "README.md").read_text(encoding="utf-8"))
-    assert {"dev.py", "train/finetune.py"} <= set(said) <= files
+    assert {"dev.py", "train/finetune.py"} <= set(said) <= archived
     linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", (dev.ROOT / "README.md").read_text(encoding="utf-8"))
-    assert {name for name in linked if not name.endswith("/")} <= files
+    assert {name for name in linked if not name.endswith("/")} <= archived
 
 
 def test_tests_run_on_three_systems_and_four_pythons():
