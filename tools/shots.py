@@ -97,7 +97,9 @@ def opened(url: str) -> Iterator[Page]:
 
 
 def load(page: Page, graph: dict) -> None:
-    """Open a graph in UI format, in the middle of the window; no node shows what one of another graph has shown."""
+    """Open a graph in UI format, in the middle of the window and never as an app; no node shows what one of another graph has
+    shown."""
+    graph = {**graph, "extra": {}}
     page.evaluate("graph => { app.nodeOutputs = {}; app.nodePreviewImages = {}; return app.loadGraphData(graph); }", graph)
     page.evaluate(FIT)
 
