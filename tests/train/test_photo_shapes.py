@@ -16,6 +16,7 @@ from digseg_nodes.core.inference import ImageSettings, SamplerSettings
 from tests.train.helpers import folder_dataset
 from train.data.build import open_split
 from train.data.config import load_data
+from train.latents.batches import PixelBatch
 from train.learning.loop import Trainer
 from train.learning.resume import latest_state, load_state
 from train.networks.engine import open_segmenter
@@ -52,8 +53,7 @@ def test_a_micro_batch_holds_one_shape_and_nothing_is_filled_up(config_file, mix
     shapes = set()
     for step in range(8):
         for part in batches[step]:
-            image = part.image if part.image is not None else part.pixels
-            side = 1 if part.image is not None else 8
+            image, side = (part.pixels, 8) if isinstance(part, PixelBatch) else (part.image, 1)
             assert image.shape[2:] == torch.Size(side * length for length in part.noise.shape[2:])
             assert part.valid is None
             shapes.add(tuple(part.noise.shape[2:]))
