@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import comfy.clip_model
 import comfy.latent_formats
@@ -58,6 +59,7 @@ from .core.lora_fit import bias_of, does_not_fit, half_pairs, wrong_shapes
 from .core.lora_names import adapter_settings, layers_of, to_kohya
 from .core.mask_decoder import PREFIX, MaskDecoder, split_lora
 from .core.preview import SIZE as PREVIEW_SIZE
+from .core.preview import probe_latents
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
 from .core.unet_layout import UnsupportedUNet, head_counts, host_layout
 from .core.untrusted import check_header
@@ -74,6 +76,8 @@ STOCK_SIGMA_MAX = 4519.0
 """Sigma at a zero-terminal-SNR end for the host's own samplers, its own constant: 1e6 would break Euler in fp32."""
 CPU_CHUNK, GPU_CHUNK = 1, 32
 """U-Net items per call at most. One on a CPU: no slower there, and a mask is bit-identical however many are asked."""
+_PROBES: WeakKeyDictionary[torch.nn.Module, Tensor] = WeakKeyDictionary()
+"""What previews are read by, of every VAE in use."""
 _OTHER_PARTS = (
     "Use the one of Load DiGSeg Checkpoint, or of the Stable Diffusion checkpoint the model was trained from (Load Checkpoint)."
 )
@@ -745,6 +749,13 @@ class HostEngine:
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """See `encode_image`."""
         return encode_image(self.vae, pixels)
+
+    def preview_probe(self) -> Tensor:
+        """Encoded once for every VAE."""
+        network = self.vae.first_stage_model
+        if network not in _PROBES:
+            _PROBES[network] = probe_latents(self.encode_pixels)
+        return _PROBES[network]
 
     def sample(self, text, image, noise, schedule, on_step, sampler=None) -> Tensor:
         """See `sample`."""

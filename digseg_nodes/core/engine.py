@@ -85,6 +85,9 @@ class Engine(Protocol):
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """E(x): pixels [N,3,H,W] in [0,1], sides multiples of 8 → latents [N,4,H/8,W/8]."""
 
+    def preview_probe(self) -> Tensor:
+        """What preview.probe_latents finds with this VAE; asked for where previews are drawn."""
+
     def sample(
         self, text: Tensor, image: Tensor, noise: Tensor, schedule: DDIMSchedule, on_step: OnStep, sampler: Any = None
     ) -> Tensor:

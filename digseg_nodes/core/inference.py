@@ -22,7 +22,6 @@ from .prompts import Prompt, excluded_names
 RESOLUTIONS = (32, 4096)
 """Longest sides in pixels, from and to, that a network is asked to look at."""
 SMALLEST_TILE = 64
-PROBE_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -168,14 +167,8 @@ def encode_image(engine: Engine, image: Tensor, settings: ImageSettings, progres
         progress.advance()
     photo = image[..., :3].float().cpu()
     photo = photo.expand(-1, -1, -1, 3) if photo.shape[-1] == 1 else photo
-    probe = _probe(engine) if progress.previews else None
+    probe = engine.preview_probe() if progress.previews else None
     return EncodedImage(torch.cat(latents), photo, fitted, plan, probe, settings.mirror)
-
-
-def _probe(engine: Engine) -> Tensor:
-    """Mean latents of a black and of a white picture: [2,4]."""
-    pair = torch.stack([torch.zeros(3, PROBE_SIDE, PROBE_SIDE), torch.ones(3, PROBE_SIDE, PROBE_SIDE)])
-    return engine.encode_pixels(pair).cpu().mean((2, 3))
 
 
 def encode_prompts(engine: Engine, prompts: Sequence[Prompt], progress: Progress | None = None) -> EncodedPrompts:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +21,16 @@ SIZE = 384
 SECONDS = 0.2
 """At least from one picture to the next: nobody sees more, and a small network's step takes less time than its picture."""
 STRENGTH = 0.65
+PROBE_SIDE = 64
+
+
+def probe_latents(encode_pixels: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean latents of a black and of a white picture, [2,4], by which `MaskPreview` reads latents without the VAE.
+
+    encode_pixels: [N,3,H,W] in [0,1] → latents [N,4,H/8,W/8].
+    """
+    pair = torch.stack([torch.zeros(3, PROBE_SIDE, PROBE_SIDE), torch.ones(3, PROBE_SIDE, PROBE_SIDE)])
+    return encode_pixels(pair).cpu().mean((2, 3))
 
 
 class MaskPreview:
@@ -46,7 +58,8 @@ class MaskPreview:
     def _photo(self, frame: int) -> Tensor:
         if frame != self.frame:
             photo = self.image.frame(frame)[None]  # [1,H,W,3]
-            small = geometry.plan_geometry(photo.shape[1], photo.shape[2], SIZE).resized
+            height, width = photo.shape[1:3]
+            small = geometry.plan_geometry(height, width, min(SIZE, max(height, width))).resized
             self.photo, self.frame = geometry.resize(photo.movedim(-1, 1), small)[0].movedim(0, -1), frame
         return self.photo
 

@@ -1,5 +1,7 @@
 """A U-Net-only checkpoint with the CLIP and the VAE that the user has: ComfyUI's own loaders, files of the real sizes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -11,6 +13,7 @@ from digseg_nodes.core.prompts import parse_prompts
 from tests.parity.builders import SCHEDULERS, TEXTS, VAES, config_for, deviation, fill_quickly, make_unet
 
 TOKENS = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
+DEMO = Path(__file__).resolve().parents[2] / "digseg_nodes/models/digseg-demo.safetensors"
 LEVELS = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
 
 
@@ -78,3 +81,15 @@ def test_parts_of_other_models_or_none_are_refused_by_name(host):
         inference.decode_masks(host.HostEngine(), inference.empty_mask(encoded, "a cat"))
     with pytest.raises(ValueError, match="There is no CLIP: the loader it comes from found none"):
         inference.encode_prompts(host.HostEngine(), parse_prompts("a cat"))
+
+
+def test_what_previews_are_read_by_is_encoded_once_for_every_vae(host, monkeypatch):
+    opened = open_checkpoint(DEMO)
+    first, second = host.load_vae(opened), host.load_vae(opened)
+    calls = []
+    encode = host.encode_image
+    monkeypatch.setattr(host, "encode_image", lambda vae, pixels: calls.append(vae) or encode(vae, pixels))
+    probes = [host.HostEngine(vae=vae).preview_probe() for vae in (first, first, second)]
+    assert calls == [first, second]
+    assert probes[0] is probes[1] and torch.equal(probes[0], probes[2])
+    assert probes[0].shape == (2, 4) and not torch.equal(*probes[0])

@@ -25,7 +25,7 @@ def tinted(target: str, painted: torch.Tensor, photo: torch.Tensor) -> np.ndarra
         MaskPreview(image).draw(0, 0, torch.zeros(4, 8, 8)),
     )
     mask, none = (np.asarray(preview).astype(int) for preview in previews)
-    step = SIZE // len(photo)
+    step = len(mask) // len(photo)
     return (np.abs(mask - none).max(-1) > 12)[step // 2 :: step, step // 2 :: step]
 
 
@@ -43,6 +43,12 @@ def test_white_on_the_photo():
     painted = photo + mask * (1 - photo)
     assert np.array_equal(tinted("overlay", painted, photo), mask.bool().numpy())
     assert tinted("binary", painted, photo)[:, 4:].all()
+
+
+def test_a_picture_is_never_larger_than_its_photo():
+    assert MaskPreview(encoded(torch.zeros(8, 8))).draw(0, 0, torch.zeros(4, 8, 8)).size == (64, 64)
+    wide = MaskPreview(encoded(torch.zeros(50, 100))).draw(0, 0, torch.zeros(4, 50, 100))
+    assert wide.size == (SIZE, SIZE // 2)
 
 
 def test_pictures_are_drawn_no_faster_than_anybody_sees(monkeypatch):

@@ -12,6 +12,7 @@ from digseg_nodes.core.checkpoint import CheckpointConfig
 from digseg_nodes.core.ddim import ddim_sample, predict_x0
 from digseg_nodes.core.engine import OnStep, Progress
 from digseg_nodes.core.mask_decoder import MaskDecoder
+from digseg_nodes.core.preview import probe_latents
 from digseg_nodes.core.schedule import DDIMSchedule
 from digseg_nodes.core.segmenter import Segmenter
 from train.networks.bases import Networks, call_unet, decode_latents, encode_pixels, load_networks, scaling
@@ -62,6 +63,10 @@ class DiffusersEngine:
         """[N,3,H,W] in [0,1] → unscaled latents [N,4,H/8,W/8]."""
         vae = self.networks.vae
         return (encode_pixels(vae, pixels.to(vae.device) * 2 - 1) / scaling(vae)).float().cpu()
+
+    def preview_probe(self) -> Tensor:
+        """Encoded anew every time; nothing here draws previews."""
+        return probe_latents(self.encode_pixels)
 
     @torch.no_grad()
     def sample(
