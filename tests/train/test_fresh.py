@@ -11,6 +11,7 @@ from PIL import Image
 from train.data.build import open_split
 from train.data.config import load_data
 from train.latents.batches import WorkShare
+from train.latents.encoder import Encoder
 from train.latents.fresh import FreshSamples, encoded
 from train.learning.loop import Trainer
 from train.learning.run_log import read_log
@@ -31,7 +32,7 @@ def same(a, b) -> bool:
 def test_without_augmentation_it_trains_on_what_the_cache_holds(config_file, target):
     cached, fresh = (trainer(config_file, f"target={target}", *more) for more in ([], [FRESH]))
     (expected,), (found,) = cached.batches[3], fresh.batches[3]
-    found = encoded(found, fresh.networks.vae, 4)
+    found = encoded(found, Encoder(fresh.networks.vae), 4)
     for name in ("noise", "text", "timesteps"):
         assert torch.equal(getattr(found, name), getattr(expected, name))
     for name in ("image", "mask"):  # the cache rounds to half precision

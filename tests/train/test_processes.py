@@ -29,7 +29,8 @@ def test_two_processes_equal_one_with_twice_the_batch(config_file, tmp_path):
     settings = ["steps=3", "validation.every=3", "validation.images=3", "optimizer.max_grad_norm=null"]
     one = Trainer(load_config(config_file, [*settings, "batch_size=4", f"output={tmp_path / 'one'}"]))
     one.run()
-    line = [*TWO, "--config", str(config_file), *settings, "batch_size=2", f"output={tmp_path / 'two'}"]
+    line = [*TWO, "--config", str(config_file), *settings, "batch_size=2"]
+    line += [f"output={tmp_path / 'two'}", f"cache={tmp_path / 'cache'}"]  # which both fill
     result = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     (first, _), (second, _) = (load_state(latest_state(tmp_path / run / "checkpoints")) for run in ("one", "two"))

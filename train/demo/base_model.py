@@ -83,9 +83,9 @@ class Latents:
     def draw(self, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents [count, 4, 16, 16] and text states [count, 77, width]; every tenth text is empty."""
         pick = rng.integers(len(self.rows), size=count)
-        states = self.states[torch.from_numpy(self.words[pick])].float()
+        states = self.states.read(self.words[pick]).float()
         states[torch.from_numpy(rng.random(count) < UNCAPTIONED)] = self.none
-        return self.images[torch.from_numpy(self.rows[pick])].float(), states
+        return self.images.read(self.rows[pick]).float(), states
 
 
 def build(config: dict, width: int) -> UNet2DConditionModel:

@@ -14,6 +14,7 @@ from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.base import Sample
 from train.latents.guides import Guides, Size, latent_size
 from train.latents.latent_cache import LatentCache
+from train.latents.row_store import Rows
 from train.latents.sampler import Sampler
 from train.latents.shape_stores import Stores
 from train.learning.noise import annealed_strength, multi_scale_noise
@@ -173,9 +174,9 @@ class Batches(torch.utils.data.Dataset, ABC):
         return timesteps, [multi_scale_noise((size, *latent), part, generator) for latent, part in parts]
 
 
-def rows_of(store: Tensor, rows: np.ndarray) -> Tensor:
-    """Rows of a memory-mapped store as float32."""
-    return store[torch.from_numpy(rows)].float()
+def rows_of(store: Rows, rows: np.ndarray) -> Tensor:
+    """Rows of a store as float32."""
+    return store.read(rows).float()
 
 
 class CachedBatches(Batches):
@@ -194,15 +195,15 @@ class CachedBatches(Batches):
         guides: Guides | None = None,
     ):
         super().__init__(config, sampler, texts, share, timesteps, latents.vae.config.latent_channels, guides)
-        self.rows = [Rows.of(latents.stores(shape)) for shape in sampler.table.shapes]
+        self.rows = [ShapeRows.of(latents.stores(shape)) for shape in sampler.table.shapes]
         self.partly_known = bool((sampler.table.rows["valid"] >= 0).any())
 
     def pictures(self, step: int, at: np.ndarray, part: slice) -> dict[str, Tensor | None]:
         table, at = self.sampler.table, at[part]
         rows = self.rows[table.rows["shape"][at[0]]]
         return self._guides(step, part, at) | {
-            "image": rows_of(rows.images, table.rows["image"][at]),
-            "mask": rows_of(rows.masks, table.rows["mask"][at]),
+            "image": (image := rows_of(rows.images, table.rows["image"][at])),
+            "mask": _targets(rows.masks, table.rows["mask"][at], image),
             "valid": _known(rows.valid, table.rows["valid"][at]) if self.partly_known else None,
             "truth": _unpacked(rows.bits, table.rows["bits"][at], self.shape_at(at[0])) if self.needs_truth else None,
         }
@@ -215,29 +216,39 @@ class CachedBatches(Batches):
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The memory-mapped rows of one shape: latents, mask latents, masks bit by bit, known labels."""
+class ShapeRows:
+    """The rows of one shape: latents, mask latents, masks bit by bit, known labels."""
 
-    images: Tensor
-    masks: Tensor
-    bits: Tensor
-    valid: Tensor
+    images: Rows
+    masks: Rows
+    bits: Rows
+    valid: Rows
 
     @classmethod
-    def of(cls, stores: Stores) -> "Rows":
+    def of(cls, stores: Stores) -> "ShapeRows":
         """What the stores hold now."""
         return cls(stores.images.rows(), stores.masks.rows(), stores.bits.rows(), stores.valid.rows())
 
 
-def _known(store: Tensor, rows: np.ndarray) -> Tensor:
+def _targets(store: Rows, rows: np.ndarray, image: Tensor) -> Tensor:
+    """Mask latents [B,4,h,w]; of row -1 the image's own latent."""
+    return _filled(store, rows, image.clone())
+
+
+def _known(store: Rows, rows: np.ndarray) -> Tensor:
     """Where labels are known, [B,1,h,w] float32; row -1 is known all over."""
-    if (rows < 0).all():
-        return torch.ones((len(rows), *store.shape[1:]))
-    known = rows_of(store, np.maximum(rows, 0))
-    return torch.where(torch.from_numpy(rows < 0).view(-1, 1, 1, 1), 1.0, known)
+    return _filled(store, rows, torch.ones((len(rows), *store.shape)))
 
 
-def _unpacked(store: Tensor, rows: np.ndarray, shape: tuple[int, int]) -> Tensor:
+def _filled(store: Rows, rows: np.ndarray, out: Tensor) -> Tensor:
+    """`out` [B, *shape] with the rows that are not -1 put in their places."""
+    there = np.flatnonzero(rows >= 0)
+    if len(there):
+        out[torch.from_numpy(there)] = rows_of(store, rows[there])
+    return out
+
+
+def _unpacked(store: Rows, rows: np.ndarray, shape: tuple[int, int]) -> Tensor:
     """Masks [B,H,W] float32 in {0,1} of packed rows [N,H*W/8]."""
-    flat = np.unpackbits(store[torch.from_numpy(rows)].numpy(), axis=1)
+    flat = np.unpackbits(store.read(rows).numpy(), axis=1)
     return torch.from_numpy(flat).view(-1, *shape).float()

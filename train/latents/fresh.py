@@ -1,6 +1,6 @@
 """Training without the latent cache: images are loaded, augmented and encoded at every step, each time another version."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from tqdm import tqdm
 from digseg_nodes.core.geometry import plan_geometry
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.augment import augment
-from train.data.base import Query, Sample, Source
+from train.data.base import Sample, Source
 from train.data.prepare import drawn, prepare
 from train.latents.batches import Asked, Batch, Batches, PixelBatch
+from train.latents.encoder import Encoder
 from train.latents.guides import Size
 from train.latents.latent_cache import checked
 from train.latents.manifest import Listed, Manifest
-from train.networks.bases import encode_pixels
+from train.latents.sharing import SharedWork
 
 LISTING_BATCH = 64
 
@@ -31,34 +32,46 @@ class FreshSamples:
     """
 
     def __init__(self, folder: Path, resolution: int, workers: int = 0, photo_shape: str = "own"):
-        self.manifest, self.workers = Manifest(folder / "queries.jsonl", Listed), workers
+        self.folder, self.manifest, self.workers = folder, Manifest(folder / "queries.jsonl", Listed), workers
         self.resolution, self.photo_shape = resolution, photo_shape
-        self.entries = dict(self.manifest.read())
+        self.entries: dict[str, Listed] = {}
+        self.refresh()
         self.places: list[tuple[Source, int]] = []
 
-    def add(self, source: Source) -> list[Listed]:
-        """What every image of a source can be asked, reading those not yet listed."""
+    def refresh(self) -> None:
+        """Learn what other processes have listed."""
+        self.entries.update(self.manifest.news())
+
+    def fill(self, source: Source, progress: bool = True) -> None:
+        """Read the images not yet listed, together with whoever else is at it; ends when all are."""
         identities = [source.identity(index) for index in range(len(source))]
-        if any(identity not in self.entries for identity in identities):
-            with self.manifest.lock:
-                self._list(source, identities)
+        if all(identity in self.entries for identity in identities):
+            return
+        with SharedWork(self.folder / "work", identities, LISTING_BATCH, self.entries.__contains__, self.refresh) as work:
+            for numbers in work.rounds():
+                self._list(source, work, numbers, progress)
+
+    def add(self, source: Source, progress: bool = True) -> list[Listed]:
+        """What every image of a source can be asked, reading those not yet listed."""
+        self.fill(source, progress)
         self.places += [(source, index) for index in range(len(source))]
-        return [self.entries[identity] for identity in identities]
+        return [self.entries[source.identity(index)] for index in range(len(source))]
 
     def shape_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in pixels that a photo of this size is encoded at."""
         return plan_geometry(*size, self.resolution, self.photo_shape).padded
 
-    def _list(self, source: Source, identities: list[str]) -> None:
-        self.entries.update(self.manifest.read())  # another process may have listed them while we waited
-        missing = [index for index, identity in enumerate(identities) if identity not in self.entries]
-        loader = DataLoader(_Queries(source, missing), batch_size=None, num_workers=self.workers)
+    def _list(self, source: Source, work: SharedWork, numbers: Iterator[int], progress: bool) -> None:
+        places = (position for number in numbers for position in work.positions(number))
+        loader = DataLoader(_Queries(source), batch_size=None, sampler=places, num_workers=self.workers)
         fresh: list[tuple[str, Listed]] = []
-        for index, (queries, size) in zip(missing, tqdm(loader, desc="reading images and masks", unit="image"), strict=True):
-            fresh.append((identities[index], Listed(tuple(queries), tuple(size))))
-            if len(fresh) == LISTING_BATCH or index == missing[-1]:
+        for position, listed in tqdm(loader, desc="reading images and masks", unit="image", disable=not progress):
+            fresh.append((work.identities[position], listed))
+            number = position // work.size
+            if position == work.positions(number)[-1]:
                 self.manifest.append(fresh)
                 self.entries.update(fresh)
+                work.give_back(number)
                 fresh = []
 
     def rows_of(self, line: Listed, query: int) -> tuple[int, int, int, int]:
@@ -67,17 +80,18 @@ class FreshSamples:
 
 
 class _Queries(torch.utils.data.Dataset):
-    """The queries of images without their mask arrays, and the images' (height, width)."""
+    """Images by position: their queries without mask arrays, and their (height, width)."""
 
-    def __init__(self, source: Source, indices: list[int]):
-        self.source, self.indices = source, indices
+    def __init__(self, source: Source):
+        self.source = source
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.source)
 
-    def __getitem__(self, position: int) -> tuple[tuple[Query, ...], tuple[int, int]]:
-        sample = checked(self.source.sample(self.indices[position]))
-        return tuple(replace(query, mask=None) for query in sample.queries), sample.image.shape[:2]
+    def __getitem__(self, position: int) -> tuple[int, Listed]:
+        sample = checked(self.source.sample(position))
+        queries = tuple(replace(query, mask=None, soft=None) for query in sample.queries)
+        return position, Listed(queries, sample.image.shape[:2])
 
 
 class FreshBatches(Batches):
@@ -129,11 +143,8 @@ def _stack_valid(known: Sequence[Tensor | None], size: tuple[int, int]) -> Tenso
     return torch.stack([torch.ones(size) if valid is None else valid.float() for valid in known])[:, None]
 
 
-@torch.no_grad()
-def encoded(batch: PixelBatch, vae, size: int) -> Batch:
+def encoded(batch: PixelBatch, encoder: Encoder, size: int) -> Batch:
     """A batch of pixels as a batch of latents, `size` images through the VAE at a time, in float32."""
-    image, mask = (
-        torch.cat([encode_pixels(vae, chunk).float() for chunk in pixels.split(size)]) for pixels in (batch.pixels, batch.drawn)
-    )
+    image, mask = (encoder.encode(pixels, size) for pixels in (batch.pixels, batch.drawn))
     asked = {field.name: getattr(batch, field.name) for field in fields(Asked)}
     return Batch(image=image, mask=mask, **asked)

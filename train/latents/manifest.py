@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from filelock import FileLock
-
 from train.data.base import Query
+from train.latents.row_store import first_free, part_name, part_numbers
 
 
 class Line(Protocol):
@@ -76,30 +75,46 @@ def _size(values: dict) -> tuple[int, int]:
 
 
 class Manifest(Generic[L]):
-    """Lines of one kind by the identity of their image; several processes may append to it under `lock`."""
+    """Lines of one kind by the identity of their image, in `<name>.jsonl` and as many further files (`<name>-1.jsonl`, …) as
+    processes ever wrote at the same moment."""
 
     def __init__(self, path: Path, kind: type[L]):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.kind, self.lock = path, kind, FileLock(path.with_suffix(".lock"))
+        self.folder, self.name, self.kind = path.parent, path.stem, kind
+        self.seen: dict[int, int] = {}
 
-    def read(self) -> Iterator[tuple[str, L]]:
-        """(identity, line) of every whole line; what a killed writer left half-written is passed over."""
-        if not self.path.is_file():
-            return
-        for text in self.path.read_bytes().splitlines():
-            try:
-                values = json.loads(text)
-                yield values["id"], self.kind.from_values(values)
-            except (ValueError, KeyError, TypeError):
-                continue
+    def news(self) -> Iterator[tuple[str, L]]:
+        """(identity, line) of every whole line that came since the last call; what a killed writer left half-written is passed
+        over."""
+        for number in sorted(part_numbers(self.folder, self.name, ".jsonl")):
+            for text in self._tail(number).splitlines():
+                try:
+                    values = json.loads(text)
+                    yield values["id"], self.kind.from_values(values)
+                except (ValueError, KeyError, TypeError):
+                    continue
+
+    def _tail(self, number: int) -> bytes:
+        """The whole lines that a file got since the last call."""
+        with self._file(number).open("rb") as file:
+            file.seek(self.seen.get(number, 0))
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self.seen[number] = self.seen.get(number, 0) + len(whole)
+        return whole
 
     def append(self, lines: list[tuple[str, L]]) -> None:
         """Add lines."""
         text = "".join(json.dumps({"id": identity, **line.values()}) + "\n" for identity, line in lines)
-        with self.path.open("a", encoding="utf-8") as file:
-            if file.tell() and not _ends_with_newline(self.path):
-                file.write("\n")
-            file.write(text)
+        with first_free(lambda number: self._file(number).with_suffix(".lock")) as number:
+            path = self._file(number)
+            with path.open("a", encoding="utf-8") as file:
+                if file.tell() and not _ends_with_newline(path):
+                    file.write("\n")
+                file.write(text)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{part_name(self.name, number)}.jsonl"
 
 
 def _ends_with_newline(path: Path) -> bool:

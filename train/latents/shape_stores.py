@@ -13,10 +13,10 @@ class Stores:
         height, width = (side // PIXELS_PER_LATENT for side in shape)
         latent = (channels, height, width)
         self.shape = shape
-        self.images = RowStore(folder, "images", latent)
-        self.masks = RowStore(folder, "masks" if target == "binary" else target, latent)
-        self.bits = RowStore(folder, "bits", (shape[0] * shape[1] // 8,), "uint8")
-        self.valid = RowStore(folder, "valid", (1, height, width), "uint8")
+        self.images = RowStore(folder, "images", latent, what="image latents")
+        self.masks = RowStore(folder, "masks" if target == "binary" else target, latent, what="mask latents")
+        self.bits = RowStore(folder, "bits", (shape[0] * shape[1] // 8,), "uint8", "masks")
+        self.valid = RowStore(folder, "valid", (1, height, width), "uint8", "known labels")
 
     def refresh(self) -> None:
         """Learn of rows that other processes have added."""

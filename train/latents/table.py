@@ -20,14 +20,17 @@ ROW = np.dtype(
 """One sample: an image and one of its queries.
 
 place: number of the image among those of all sources. query: number among the image's queries. image, mask, bits, valid: rows in
-the latent cache's stores of its shape (valid -1: known all over), all -1 without the cache. first, count: a query's texts are the
-rows phrases[first : first + count]. class_id: index into class_names. absent: 0 present, 1 hard, 2 random. shape: index into
-shapes. weight: the share of a source in the mix spread over its queries.
+the latent cache's stores of its shape (mask -1: the image's own latent, valid -1: known all over), all -1 without the cache.
+first, count: a query's texts are the rows phrases[first : first + count]. class_id: index into class_names. absent: 0 present, 1
+hard, 2 random. shape: index into shapes. weight: the share of a source in the mix spread over its queries.
 """
 
 
 class SampleStore(Protocol):
     """Where images and masks come from: the latent cache, or the source at every step."""
+
+    def fill(self, source: Source, progress: bool = True) -> None:
+        """Read what is missing of a source, together with the other processes that do."""
 
     def add(self, source: Source) -> Sequence[Line]:
         """What every image of a source can be asked, in the source's order."""

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from train.latents.batches import Batch, PixelBatch
+from train.latents.encoder import Encoder
 from train.latents.fresh import encoded
 from train.learning.checkpointer import Checkpointer
 from train.learning.divergence import DivergedError, DivergenceGuard
@@ -34,6 +35,7 @@ class Trainer:
         self.networks = networks = load_base(config)
         for frozen in (networks.vae, networks.text_encoder):
             frozen.to(device)
+        self.encoder = Encoder(networks.vae, config.mixed_precision)
         check_optimizer(config.optimizer, device)
         check_compile(config, device)
         data = open_training_set(config, networks, accelerator)
@@ -115,7 +117,7 @@ class Trainer:
         """The loss of a micro-batch; pixels are encoded first."""
         part = part.to(self.accelerator.device)
         if isinstance(part, PixelBatch):
-            part = encoded(part, self.networks.vae, self.config.encoded_at_once)
+            part = encoded(part, self.encoder, self.config.encoded_at_once)
         with self.accelerator.autocast():
             return self.loss(self.trained.called, part)
 

@@ -10,7 +10,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from train.settings.train_config import TrainConfig
 
 ENCODING_TIME = timedelta(days=1)
-"""How long other processes wait for the first one to fill the cache."""
+"""How long processes wait for each other: for the first to read all labels, for the last to end its share of encoding."""
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -39,9 +39,13 @@ def open_training_set(config: TrainConfig, networks: Networks, accelerator: Acce
         opened = {"train": [source for source, _ in sources], "validation": [source for source, _ in validation]}
         account = take_account(config.data, opened, ContentStore(config.cache / "labels.jsonl"))
         accelerator.print("\n".join(account.lines("data")))
+    sources = [(_augmented(config, source), share) for source, share in sources]
+    samples = _samples(config, networks)
+    for source, _ in sources:  # every process encodes its share
+        samples.fill(source, accelerator.is_main_process)
+    with accelerator.main_process_first():
         texts = TextCache(config.cache, networks.text_encoder)
-        samples = _samples(config, networks)
-        table = build_table([(_augmented(config, source), share) for source, share in sources], samples, texts)
+        table = build_table(sources, samples, texts)
     digests = {split: data_digest(parts) for split, parts in opened.items()}
     class_names = list(dict.fromkeys(name for source, _ in sources for name in source.class_names))
     settings = config.sampling
@@ -49,7 +53,7 @@ def open_training_set(config: TrainConfig, networks: Networks, accelerator: Acce
     accelerator.print(describe(table))
     share = WorkShare(config.batch_size, config.gradient_accumulation, accelerator.num_processes, accelerator.process_index)
     parts = (config, sampler, samples, texts, share, len(networks.alpha_bar))
-    guides = _guides(config, networks, [_augmented(config, source) for source, _ in sources])
+    guides = _guides(config, networks, [source for source, _ in sources])
     return TrainingSet(_batches(config, networks, parts, guides), class_names, opened["validation"], digests)
 
 
@@ -69,10 +73,11 @@ def _samples(config: TrainConfig, networks: Networks) -> LatentCache | FreshSamp
         config.cache,
         networks.vae,
         config.resolution,
-        config.encoded_at_once,
+        config.encode_batch if networks.vae.device.type == "cuda" else config.encoded_at_once,
         config.workers,
         config.target,
         networks.config.photo_shape,
+        config.mixed_precision,
     )
 
 

@@ -32,7 +32,7 @@ class TextCache:
 
     def __init__(self, folder: Path, text_encoder, batch: int = 64):
         width, length = text_encoder.config.hidden_size, text_encoder.config.max_position_embeddings
-        self.store = RowStore(folder / f"text-{module_digest(text_encoder)}", "text", (length, width))
+        self.store = RowStore(folder / f"text-{module_digest(text_encoder)}", "text", (length, width), what="encoded texts")
         self.text_encoder, self.batch = text_encoder, batch
 
     def row_numbers(self, prompts: Sequence[str]) -> list[int]:
