@@ -77,6 +77,8 @@ def test_every_data_set_that_is_there_is_scored(checkpoint, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "not there" not in printed
     assert "ODISE: Xu et al. 2023" in printed
+    (line,) = (line for line in printed.splitlines() if line.startswith("ADE20K-150"))
+    assert line.endswith("  ODISE 0.299, VPD 0.546, CAT-Seg 0.379, DiGSeg")
 
 
 def test_what_is_not_there_is_named_and_what_is_scored_is_kept(checkpoint, tmp_path, capsys):
