@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 
 from train.data.base import DataError, Finding
+from train.data.by_others import read_json
 from train.data.label_values import strange_numbers
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
-from train.data.labelme import read_json
 from train.data.names import images_below
 from train.data.pixels import read_colours
 from train.data.source_config import LabelledConfig, Phrases
@@ -96,6 +96,6 @@ def class_names(path: Path) -> dict[str, set[int]]:
         for one in values["annotation"]["object"]:
             if not int(one["parts"]["part_level"]):
                 found.setdefault(str(one["name"]).split(",")[0].strip(), set()).add(int(one["name_ndx"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is not ADE20K's ({error!r}); expected annotation.object with name and name_ndx.") from error
     return found

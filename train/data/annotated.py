@@ -16,12 +16,15 @@ import numpy as np
 from PIL import Image
 
 from train.data.base import DataError, Finding
+from train.data.by_others import short
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.names import images_below
 from train.data.outlines import OutlineError
 from train.data.pixels import has_alpha
 from train.data.source_config import LabelledConfig, Phrases
 
+ODD = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What coordinates raise that are no numbers, or no pairs of them."""
 CORNERS = 180
 """Of a polygon that stands for a circle: half a pixel off at a radius of 3,000."""
 LISTED = 8
@@ -132,10 +135,11 @@ class AnnotatedSource(LabelledSource):
     def _drawn(self, region: Region, one: Annotated, size: tuple[int, int]) -> np.ndarray:
         try:
             return self.draw(region, *size)
-        except OutlineError as error:
+        except (OutlineError, *ODD) as error:
+            what = f'{short(region.where)} ("{short(region.label)}", {short(region.kind)})'
             raise DataError(
-                f'{one.file}: {region.where} ("{region.label}", {region.kind}) is no mask: {error}. Take it out or mend it, or '
-                "list the classes to train on under `classes:`, without this one."
+                f"{one.file}: {what} is no mask: {short(error)}. Take it out or mend it, or list the classes to train on under "
+                "`classes:`, without this one."
             ) from error
 
     def photo_files(self) -> tuple[set[Path], set[Path]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.base import DataError, Finding
+from train.data.by_others import short
 from train.data.coco_json import Id, Photo, PhotoFiles, crowds, is_crowd, read_coco, same_id
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.names import images_below, is_foreign
@@ -55,7 +56,7 @@ class CocoSource(LabelledSource):
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(found)} photos that {self.config.annotations} lists are not in {self.config.images}, "
-                f"e.g. {missing[0]!r}. Check `images:`, or take them out of the JSON."
+                f"e.g. {short(missing[0])!r}. Check `images:`, or take them out of the JSON."
             )
         return found
 
@@ -139,10 +140,10 @@ class CocoSource(LabelledSource):
             )
         parts = (part for photo in self.file.photos for one in photo.annotations for part in one.get("segments_info", []))
         strangers = Counter(
-            part.get("category_id") for part in parts if same_id(part.get("category_id")) not in self.file.categories
+            short(part.get("category_id")) for part in parts if same_id(part.get("category_id")) not in self.file.categories
         )
         if strangers:
-            listed = ", ".join(f"{name!r} ({count})" for name, count in strangers.most_common(5))
+            listed = ", ".join(f"{name} ({count})" for name, count in strangers.most_common(5))
             out.append(Finding(f"{strangers.total()} segments have a category_id that the JSON does not list: {listed}"))
         left = {name for photo in self.file.photos for name in self._labelled(photo)} - set(self.names)
         if left:

@@ -1,6 +1,5 @@
 """COCO JSON as people's tools write it: ids and file names compared by what they mean, and a count of what fits nothing."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlparse
 
 from train.data.base import DataError, Finding
+from train.data.by_others import is_file, read_json, short, stated_size
 from train.data.names import images_below, plain
 
 Id = int | str
@@ -46,7 +46,7 @@ def read_coco(path: Path) -> CocoFile:
     strangers = _attach(values["annotations"], by_id, categories)
     for what, found in strangers.items():
         if found:
-            listed = ", ".join(f"{name!r} ({count})" for name, count in found.most_common(5))
+            listed = ", ".join(f"{name} ({count})" for name, count in found.most_common(5))
             findings.append(Finding(f"{found.total()} annotations of {path.name} have {what} that it does not list: {listed}"))
     order = sorted(photos, key=lambda photo: (isinstance(photo.number, str), photo.number))
     return CocoFile(order, categories, roots, findings)
@@ -55,23 +55,37 @@ def read_coco(path: Path) -> CocoFile:
 def _load(path: Path) -> dict:
     if not path.is_file():
         raise DataError(f"There is no annotation file {path}.")
+    values = read_json(path)
     try:
-        values = json.loads(path.read_bytes())
-        if not isinstance(values, dict):
-            raise TypeError(f"a {type(values).__name__}")
-        for key in ("images", "annotations", "categories"):
-            if not isinstance(values[key], list) or not all(isinstance(entry, dict) for entry in values[key]):
-                raise TypeError(f"{key} is no list of entries")
-        for key, needed in (("images", {"id", "file_name"}), ("categories", {"id", "name"})):
-            if short := [entry for entry in values[key] if not needed <= set(entry)]:
-                raise KeyError(f"{', '.join(sorted(needed - set(short[0])))} in {key}: {short[0]}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path} is not COCO JSON ({error!r}); expected images, annotations and categories.") from error
+        _check(values)
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not COCO JSON ({short(repr(error))}); expected images, annotations and categories."
+        ) from error
     if not values["images"]:
         raise DataError(f"{path} lists no images.")
     if not values["categories"]:
         raise DataError(f"{path} lists no categories, so its annotations have no names. Export it again with its categories.")
     return values
+
+
+def _check(values) -> None:
+    """Raises KeyError or TypeError unless these are COCO's lists of entries, with what they need."""
+    if not isinstance(values, dict):
+        raise TypeError(f"a {type(values).__name__}")
+    for key in ("images", "annotations", "categories"):
+        if not _are_entries(values[key]):
+            raise TypeError(f"{key} is no list of entries")
+    for key, needed in (("images", {"id", "file_name"}), ("categories", {"id", "name"})):
+        if lacking := [entry for entry in values[key] if not needed <= set(entry)]:
+            raise KeyError(f"{', '.join(sorted(needed - set(lacking[0])))} in {key}: {lacking[0]}")
+    for annotation in values["annotations"]:
+        if not _are_entries(annotation.get("segments_info", [])):
+            raise TypeError(f"segments_info is {annotation['segments_info']!r}")
+
+
+def _are_entries(found) -> bool:
+    return isinstance(found, list) and all(isinstance(one, dict) for one in found)
 
 
 def same_id(value) -> Id | None:
@@ -112,7 +126,7 @@ def _photos(entries: list[dict], path: Path) -> tuple[list[Photo], dict[Id, Phot
         if photo is not None:
             twice.append(name)
         else:
-            photo = by_file[same_file(name)] = Photo(number, name, _size(entry))
+            photo = by_file[same_file(name)] = Photo(number, name, _size(entry, path))
         if by_id.setdefault(number, photo) is not photo:
             raise DataError(
                 f"{path}: the image id {entry['id']} is there for {by_id[number].file_name} and for {name}. Export it again."
@@ -131,10 +145,11 @@ def same_file(name: str) -> str:
     return "/".join(parts)
 
 
-def _size(entry: dict) -> tuple[int, int] | None:
+def _size(entry: dict, path: Path) -> tuple[int, int] | None:
     """(height, width); None where the entry does not say."""
     height, width = same_id(entry.get("height")), same_id(entry.get("width"))
-    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None
+    known = isinstance(height, int) and isinstance(width, int) and min(height, width) > 0
+    return stated_size(height, width, path) if known else None
 
 
 def _attach(annotations: list[dict], by_id: dict[Id, Photo], categories: dict[Id, str]) -> dict[str, Counter]:
@@ -144,14 +159,14 @@ def _attach(annotations: list[dict], by_id: dict[Id, Photo], categories: dict[Id
     for number, annotation in enumerate(annotations):
         photo = by_id.get(same_id(annotation.get("image_id")))
         if photo is None:
-            strangers["an image_id"][annotation.get("image_id")] += 1
+            strangers["an image_id"][short(annotation.get("image_id"))] += 1
             continue
         entry = {"id": number, **annotation}
         if "segments_info" not in annotation:
             category = same_id(annotation.get("category_id"))
             category = by_name.get(category, category) if category not in categories else category
             if category not in categories:
-                strangers["a category_id"][annotation.get("category_id")] += 1
+                strangers["a category_id"][short(annotation.get("category_id"))] += 1
                 continue
             entry["category_id"] = category
         photo.annotations.append(entry)
@@ -167,9 +182,12 @@ class PhotoFiles:
     def find(self, name: str) -> Path | None:
         """The file; None where there is none, or several that could be meant."""
         for text in dict.fromkeys((name, name.replace("\\", "/"), unquote(name.replace("\\", "/")))):
-            if (path := self.folder / text).is_file():
+            if is_file(path := self.folder / text):
                 return path
-        address = urlparse(name.replace("\\", "/"))
+        try:
+            address = urlparse(name.replace("\\", "/"))
+        except ValueError:  # http://[
+            return None
         local = parse_qs(address.query).get("d", [""])[0]  # Label Studio's /data/local-files/?d=folder/a.jpg
         wanted = same_file(local or unquote(address.path) or name)
         parts = [plain(part) for part in PurePosixPath(wanted).parts]

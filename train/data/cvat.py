@@ -7,6 +7,7 @@ import numpy as np
 
 from train.data.annotated import some
 from train.data.base import DataError, Finding
+from train.data.by_others import read_text
 from train.data.label_values import colour_codes, strange_colours
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.names import images_below
@@ -75,7 +76,7 @@ class CvatSource(LabelledSource):
         if not path.is_file():
             there = sorted(one.stem for one in folder.glob("*.txt"))
             raise DataError(f"There is no {path}; `list:` can be {there}.")
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        names = [line.strip() for line in read_text(path).splitlines()]
         if not any(names):
             raise DataError(f"{path} names no photo: it is empty.")
         return [name for name in names if name]
@@ -113,7 +114,7 @@ def read_labelmap(path: Path) -> dict[str, tuple[int, int, int]]:
     if not path.is_file():
         raise DataError(f'There is no file {path}; CVAT writes it into exports as "Segmentation mask 1.1" and "Pascal VOC 1.1".')
     out: dict[str, tuple[int, int, int]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.strip().partition(":")

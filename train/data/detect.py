@@ -1,6 +1,5 @@
 """Which layout a folder has, and the data YAML for it: from an export to training without writing YAML by hand."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import yaml
 
 from train.data.ade20k import class_names as ade_names
 from train.data.base import DataError
+from train.data.by_others import read_json, read_text
 from train.data.coco_json import PhotoFiles, is_crowd
 from train.data.cvat import read_labelmap
 from train.data.label_studio import is_label_studio, photo_names
@@ -122,8 +122,8 @@ def _json_below(folder: Path) -> Iterator[tuple[Path, object]]:
     for place in (folder, *_folders(folder), *(inner for one in _folders(folder) for inner in _folders(one))):
         for path in islice(sorted(place.glob("*.json")), SAMPLED):
             try:
-                yield path, json.loads(path.read_bytes())
-            except (OSError, ValueError, RecursionError):
+                yield path, read_json(path)
+            except DataError:
                 continue
 
 
@@ -211,7 +211,8 @@ def _coco(folder: Path) -> Guess | None:
 
 def _has_outlines(values: dict) -> bool:
     annotations = values["annotations"]
-    return isinstance(annotations, list) and any(isinstance(one, dict) and one.get("segmentation") for one in annotations)
+    lists = isinstance(annotations, list) and isinstance(values["images"], list)
+    return lists and any(isinstance(one, dict) and one.get("segmentation") for one in annotations)
 
 
 def _all_crowds(values: dict) -> bool:
@@ -344,7 +345,7 @@ def _voc(folder: Path) -> Guess | None:
     }  # fmt: skip
     names, hints = root / "class_names.txt", ()
     if names.is_file():  # labelme2voc
-        lines = [line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(names).splitlines() if line.strip()]
         common |= {"classes": {name: number for number, name in enumerate(lines) if name != "_background_"}, "ignore": [255]}
     elif set(numbers) <= {*range(21), 255}:
         common |= {"preset": "pascal-voc-20", "first": 1, "ignore": [255]}

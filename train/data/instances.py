@@ -9,6 +9,7 @@ import numpy as np
 
 from train.data.annotated import Annotated, AnnotatedConfig, AnnotatedSource, Region, some
 from train.data.base import DataError, Finding
+from train.data.by_others import read_text
 from train.data.marks import read_mask
 from train.data.names import images_below, is_foreign
 from train.data.outlines import OutlineError
@@ -52,7 +53,7 @@ class InstancesSource(AnnotatedSource):
         path = self.root / self.config.list
         if not path.is_file():
             raise DataError(f"There is no list {path}.")
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         by_name = {folder.name: folder for folder in there}
         if not names or (unknown := [name for name in names if name not in by_name]):
             raise DataError(f"{path} names {unknown[:3] if names else 'nothing'}; expected folders of {self.root}, one a line.")

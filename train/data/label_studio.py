@@ -11,8 +11,8 @@ import numpy as np
 from train.data.annotated import Annotated, AnnotatedConfig, AnnotatedSource, Region, ellipse, some
 from train.data.base import DataError, Finding
 from train.data.brush import brush_mask
+from train.data.by_others import read_json, reading, short, stated_size
 from train.data.coco_json import PhotoFiles
-from train.data.labelme import read_json
 from train.data.outlines import OutlineError, polygon_mask
 from train.settings.yaml_config import UserPath
 
@@ -53,7 +53,12 @@ class LabelStudioSource(AnnotatedSource):
         if not is_label_studio(tasks):
             what = f"There is no file {file}" if tasks is None else f"{file} is not Label Studio's JSON"
             raise DataError(f"{what}; expected a list of tasks with `data` and `annotations` (export as JSON).")
-        finder, missing, bare, out = PhotoFiles(self.root), [], [], []
+        with reading(file):
+            return self._read(tasks)
+
+    def _read(self, tasks: list[dict]) -> list[Annotated]:
+        """The tasks that count, with their photos."""
+        file, finder, missing, bare, out = self.config.annotations, PhotoFiles(self.root), [], [], []
         for task in tasks:
             chosen = self._annotations(task)
             if not chosen:
@@ -69,7 +74,8 @@ class LabelStudioSource(AnnotatedSource):
             number, names = missing[0]
             raise DataError(
                 f"The photos of {len(missing)} of {len(tasks)} tasks in {file} are not in {self.root}: task {number} names "
-                f"{names[:1]}. Label Studio's JSON export holds no photos: download them, or export as COCO or YOLO with images."
+                f"{[short(name) for name in names[:1]]}. Label Studio's JSON export holds no photos: download them, or export as "
+                "COCO or YOLO with images."
             )
         if bare:
             text = f"{len(bare)} tasks of {file.name} have no annotation, or only skipped ones, and are left out"
@@ -104,11 +110,11 @@ class LabelStudioSource(AnnotatedSource):
                     f"{self.config.annotations}: task {task.get('id')} was rotated by {result['image_rotation']} degrees in "
                     "Label Studio. Turn the photo itself and label it again."
                 )
-            sizes.add((result.get("original_height"), result.get("original_width")))
+            sizes.add(stated_size(result.get("original_height"), result.get("original_width"), self.config.annotations))
             where = f"task {task.get('id')}, region {result.get('id', number)}"
             regions += [Region(str(label), _kind(kind, value), value, where) for label in labels]
         size = next(iter(sizes)) if len(sizes) == 1 else None
-        return Annotated(photo, self.config.annotations, size if size and all(size) else None, tuple(regions))
+        return Annotated(photo, self.config.annotations, size, tuple(regions))
 
     def drawing(self) -> tuple:
         return (self.config.rectangles,)
@@ -138,9 +144,12 @@ def is_label_studio(tasks) -> bool:
 
 def photo_names(task: dict) -> Iterator[str]:
     """What the photo of a task may be called, likeliest first: as in `data`, and without what an upload puts before it."""
-    texts = [value for value in task["data"].values() if isinstance(value, str)] + [task.get("file_upload") or ""]
+    texts = [value for value in (*task["data"].values(), task.get("file_upload")) if isinstance(value, str)]
     for text in texts:
-        url = urlparse(text)
+        try:
+            url = urlparse(text)
+        except ValueError:  # http://[
+            continue
         path = parse_qs(url.query).get("d", [unquote(url.path)])[0].replace("\\", "/")
         if name := PurePosixPath(path).name:
             yield from dict.fromkeys((path.lstrip("/"), name, sub(UPLOAD, "", name)))

@@ -1,6 +1,5 @@
 """Labelme: one JSON beside each photo."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ from train.data.annotated import (
     some,
 )
 from train.data.base import DataError, Finding
+from train.data.by_others import is_file, read_json, reading, short, stated_size
 from train.data.coco_json import PhotoFiles
 from train.data.names import is_foreign
 from train.data.outlines import OutlineError, polygon_mask
@@ -54,12 +54,16 @@ class LabelmeSource(AnnotatedSource):
             name = contents[next(file for file, photo in found.items() if photo is None)]["imagePath"]
             raise DataError(
                 f"The photos of {len(missing)} of {len(found)} files in {self.config.annotations} are not there: {missing[0]} "
-                f"names {name!r}, and no photo in {self.root} has that name. Copy them there, or say `images:`."
+                f"names {short(name)!r}, and no photo in {self.root} has that name. Copy them there, or say `images:`."
             )
         if others := sorted(set(files) - set(contents)):
             text = f"{len(others)} JSON files are not by Labelme and not read: {some(file.name for file in others)}"
             self.notes.append(Finding(text))
-        return [_annotated(file, values, found[file]) for file, values in contents.items()]
+        out = []
+        for file, values in contents.items():
+            with reading(file):
+                out.append(_annotated(file, values, found[file]))
+        return out
 
     def draw(self, region: Region, height: int, width: int) -> np.ndarray:
         points = region.outline["points"]
@@ -73,18 +77,11 @@ def json_files(folder: Path) -> list[Path]:
     """JSON files in a folder and its sub-folders, sorted, without hidden ones; DataError where there is no folder or none."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}.")
-    found = [path for path in folder.rglob("*.json") if not any(map(is_foreign, path.relative_to(folder).parts))]
+    every = (path for path in folder.rglob("*.json") if path.is_file())
+    found = [path for path in every if not any(map(is_foreign, path.relative_to(folder).parts))]
     if not found:
         raise DataError(f"{folder} holds no JSON files.")
     return sorted(found)
-
-
-def read_json(path: Path):
-    """The content of a JSON file; DataError for what is none."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({error}). Export it again.") from error
 
 
 def is_labelme(values) -> bool:
@@ -96,11 +93,11 @@ def _photo(file: Path, values: dict, finder: PhotoFiles) -> Path | None:
     """The photo of a JSON: where it says, seen from its own folder, or with that name among the photos."""
     name = values["imagePath"].replace("\\", "/")
     beside = file.parent / name
-    return beside if beside.is_file() and finder.folder in beside.parents else finder.find(name.rsplit("/", 1)[-1])
+    return beside if is_file(beside) and finder.folder in beside.parents else finder.find(name.rsplit("/", 1)[-1])
 
 
 def _annotated(file: Path, values: dict, photo: Path) -> Annotated:
-    height, width = values.get("imageHeight"), values.get("imageWidth")
+    size = stated_size(values.get("imageHeight"), values.get("imageWidth"), file)
     regions = []
     for number, shape in enumerate(values["shapes"], start=1):
         if not isinstance(shape, dict) or not isinstance(shape.get("points"), list) or shape.get("label") is None:
@@ -108,7 +105,7 @@ def _annotated(file: Path, values: dict, photo: Path) -> Annotated:
         kind = str(shape.get("shape_type") or "polygon")
         outline = {"points": shape["points"], "mask": shape.get("mask") if kind == "mask" else None}
         regions.append(Region(str(shape["label"]), kind, outline, f"shape {number}"))
-    return Annotated(photo, file, (height, width) if height and width else None, tuple(regions))
+    return Annotated(photo, file, size, tuple(regions))
 
 
 def _polygon(kind: str, points: list) -> list[float]:

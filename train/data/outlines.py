@@ -7,7 +7,9 @@ import numpy as np
 from pycocotools import mask as pycoco
 
 FAR = 100_000
-"""How many pixels beyond the picture a corner may lie; drawing takes memory by the length of the outline."""
+"""How many pixels beyond the picture a corner may lie."""
+LONGEST = 4_000_000
+"""Pixels that the outlines of one region may be long together: drawing takes some 80 bytes for each."""
 
 
 class OutlineError(ValueError):
@@ -41,10 +43,18 @@ def polygon_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -
                 raise OutlineError(f"a corner is {value}, which is no place")
             if not -FAR <= value <= (height if position % 2 else width) + FAR:
                 raise OutlineError(f"a corner at {value:g} is far outside of the picture of {width}x{height} pixels")
+    if (length := sum(map(_length, polygons))) > LONGEST:
+        raise OutlineError(f"its outline is {length:,.0f} pixels long; up to {LONGEST:,} are drawn")
     # a polygon of four numbers first would be taken for a box
     return pycoco.decode(pycoco.merge(pycoco.frPyObjects([list(map(float, one)) for one in polygons], height, width))).astype(
         bool
     )
+
+
+def _length(polygon: Sequence[float]) -> float:
+    """How far it is around a polygon, in steps of a pixel along x or y."""
+    corners = np.array(polygon, float).reshape(-1, 2)  # [2N] -> [N,2]
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
 
 def _parts(segmentation: list) -> list:
@@ -79,7 +89,7 @@ def run_length_mask(runs: dict, height: int, width: int) -> np.ndarray:
     """Bool [H,W] of COCO run lengths, {"size": [H, W], "counts": list of numbers or packed text}; columns first."""
     size, counts = runs.get("size"), runs.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        swapped = " (turned over?)" if list(size or []) == [width, height] else ""
+        swapped = " (turned over?)" if size == [width, height] else ""
         raise OutlineError(f"its run lengths are of size {_short(size)}, the picture is [{height}, {width}]{swapped}")
     if isinstance(counts, str | bytes):
         counts = unpacked(counts)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from train.data.base import DataError, Finding
+from train.data.by_others import read_text
 from train.data.label_values import colour_codes, strange_colours, strange_numbers
 from train.data.labelled import LabelledSource, Labels, Wording, chosen, file_digest, settings_digest
 from train.data.marks import read_mask, read_weights
@@ -82,10 +83,7 @@ def _listed(path: Path, values: dict[Path, tuple[str, ...]]) -> list[Path]:
     by_name: dict[str, list[Path]] = {}
     for image, parts in values.items():
         by_name.setdefault(parts[-1], []).append(image)
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}). Save it as such.") from error
+    lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and (line in by_name or not line.startswith("#"))]
     if not lines:
         raise DataError(f"{path} names no photo: it is empty.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from train.data.annotated import Annotated, AnnotatedConfig, AnnotatedSource, Region, decoded, embedded_mask, placed, some
 from train.data.base import DataError, Finding
-from train.data.labelme import read_json
+from train.data.by_others import read_json, reading, stated_size
 from train.data.names import images_below
 from train.data.outlines import OutlineError, polygon_mask
 from train.settings.yaml_config import UserPath
@@ -52,8 +52,9 @@ class SuperviselySource(AnnotatedSource):
     def names(self) -> list[str]:
         """The classes of meta.json that can be masks, else the labels that there are."""
         meta = self.root / "meta.json"
-        classes = read_json(meta).get("classes", []) if meta.is_file() else []
-        named = [one["title"] for one in classes if one.get("shape") not in ("point", "line", "rectangle", "graph")]
+        with reading(meta):
+            classes = read_json(meta).get("classes", []) if meta.is_file() else []
+            named = [str(one["title"]) for one in classes if one.get("shape") not in ("point", "line", "rectangle", "graph")]
         return [name for name in named if name not in self.config.ignore] or super().names()
 
     def drawing(self) -> tuple:
@@ -86,7 +87,7 @@ def data_sets(root: Path) -> dict[str, Path]:
 def _annotated(photo: Path, file: Path) -> Annotated:
     values = read_json(file)
     try:
-        size = values["size"]["height"], values["size"]["width"]
+        size = stated_size(values["size"]["height"], values["size"]["width"], file)
         regions = []
         for number, one in enumerate(values["objects"], start=1):
             kind = one.get("geometryType") or ("bitmap" if one.get("bitmap") else "polygon")

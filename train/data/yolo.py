@@ -7,6 +7,7 @@ import numpy as np
 
 from train.data.annotated import Annotated, AnnotatedConfig, AnnotatedSource, Region, some
 from train.data.base import DataError, Finding
+from train.data.by_others import is_file, read_text
 from train.data.names import images_below
 from train.data.outlines import polygon_mask
 from train.settings.yaml_config import UserPath, load_yaml
@@ -133,10 +134,10 @@ def _place(place: str, values: dict, file: Path) -> Path:
 
 def _listed(file: Path) -> list[Path]:
     """The photos that a text file names, one a line, as paths beside it, with or without data/ before them."""
-    lines = [line.strip().replace("\\", "/") for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line.strip().replace("\\", "/") for line in read_text(file).splitlines()]
     named = [(file.parent / line, file.parent / line.removeprefix("data/")) for line in lines if line]
-    photos = [photo if photo.is_file() else bare for photo, bare in named]
-    if missing := [photo for photo in photos if not photo.is_file()]:
+    photos = [photo if is_file(photo) else bare for photo, bare in named]
+    if missing := [photo for photo in photos if not is_file(photo)]:
         raise DataError(f"{len(missing)} of {len(photos)} photos that {file} names are not there, e.g. {missing[0]}.")
     return photos
 
