@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from digseg_nodes.core.files import written_atomically
 from digseg_nodes.core.inference import RESOLUTIONS
 from train.data.account import SPLITS, Account
 from train.data.area import count_lost, lost_lines
@@ -30,8 +31,11 @@ from train.data.config import load_data
 from train.data.detect import choose, write_yaml
 from train.data.registry import open_source
 from train.settings.command import run
+from train.settings.yaml_config import ConfigError, shortened
 
 CELL, PAIRS = 160, 24
+SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Formats of the contact sheet by the suffix of its file."""
 
 
 Pairs = list[tuple[np.ndarray, np.ndarray, str]]
@@ -88,7 +92,8 @@ def check(path: Path, sheet: Path | None, resolution: int | None = None) -> Acco
     if resolution:
         print("\n".join(lost_lines(lost, resolution)))
     if sheet is not None and pairs:
-        contact_sheet(pairs).save(sheet)
+        with written_atomically(sheet) as temporary:
+            contact_sheet(pairs).save(temporary, SHEETS[sheet.suffix.lower()])
         print(f"wrote {sheet}")
     return account
 
@@ -116,6 +121,8 @@ def main(line: list[str] | None = None) -> None:
         parser.error(f"--resolution is {arguments.resolution}; use {RESOLUTIONS[0]} to {RESOLUTIONS[1]} pixels")
 
     def action() -> None:
+        if arguments.sheet is not None and arguments.sheet.suffix.lower() not in SHEETS:
+            raise ConfigError(f"--sheet is {shortened(arguments.sheet)}; expected a file ending in {', '.join(SHEETS)}.")
         data = arguments.data
         data = describe(data, arguments.kind, arguments.force) if data.is_dir() else data
         account = check(data, arguments.sheet, arguments.resolution)
@@ -124,7 +131,7 @@ def main(line: list[str] | None = None) -> None:
         if arguments.strict and account.left_over:
             sys.exit(f"{parser.prog}: {account.left_over} warnings about labels that are left over, see above")
 
-    run(parser.prog, action)
+    run(parser.prog, action, arguments)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from digseg_nodes.core.latent_space import LATENT_CHANNELS
 from train.networks.bases import missing
 from train.networks.layouts import Components, write_folder, write_ldm, write_single, write_unet
 from train.settings.command import run
+from train.settings.yaml_config import ConfigError, is_whole, parse_value, shortened
 
 WRITERS = {"single": write_single, "unet": write_unet, "ldm": write_ldm, "diffusers": write_folder}
 PARTS = {"unet", "vae", "text_encoder", "mask_decoder", "scheduler"}
@@ -85,20 +86,32 @@ def edited(config: CheckpointConfig, metadata: dict[str, str], edits: list[str])
     known = {f.name for f in fields(CheckpointConfig)}
     for edit in edits:
         key, separator, text = edit.partition("=")
+        if not is_whole(text):
+            raise CheckpointError(
+                f"Cannot set {shortened(key)}: its value holds half a letter (a lone surrogate). Write it whole."
+            )
         name, _, inner = key.partition(".")
         if separator and key in MODELSPEC:
             metadata = {**metadata, f"modelspec.{key}": text}
         elif separator and inner and isinstance(getattr(config, name, None), dict):
-            config = replace(config, **{name: {**getattr(config, name), inner: yaml.safe_load(text)}})
+            config = replace(config, **{name: {**getattr(config, name), inner: _value(text, edit)}})
         elif separator and not inner and name in known - PARTS:
-            config = replace(config, **{name: yaml.safe_load(text)})
+            config = replace(config, **{name: _value(text, edit)})
         else:
             raise CheckpointError(
-                f"Cannot set {edit!r}. Write KEY=VALUE with one of: "
+                f"Cannot set {shortened(edit)!r}. Write KEY=VALUE with one of: "
                 f"{', '.join(sorted(known - {'unet', 'vae', 'text_encoder', 'scheduler'}))}, "
                 f"{', '.join(MODELSPEC)}, or scheduler.NAME."
             )
     return config, metadata
+
+
+def _value(text: str, edit: str):
+    """The YAML value of an edit; CheckpointError where it is none."""
+    try:
+        return parse_value(text, f'"{shortened(edit)}"')
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def read_components(checkpoint: Checkpoint, arguments: argparse.Namespace) -> tuple[Components, CheckpointConfig]:
@@ -174,7 +187,7 @@ def convert(arguments: argparse.Namespace) -> None:
 def main(line: list[str] | None = None) -> None:
     """Parse the command line and convert."""
     arguments = parse(line)
-    run("convert.py", lambda: convert(arguments))
+    run("convert.py", lambda: convert(arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ if not __package__:
 from digseg_nodes.core.files import write_text
 from train.data.base import ABSENT_GROUPS
 from train.settings.command import run
+from train.settings.folders import make_place
 from train.settings.inference_options import add_inference_options, check_inference_options, decoder_of
 
 EXTREMES = 12
@@ -85,6 +86,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from train.scoring.report import write_evaluation
 
     check_inference_options(arguments)
+    make_place(arguments.report, "--report")
     accelerator = Accelerator(cpu=arguments.cpu)
     files = (arguments.checkpoint, arguments.components, arguments.lora)
     engine = open_segmenter(*files, accelerator.device, arguments.batch_size).engine
@@ -191,7 +193,7 @@ def main(line: list[str] | None = None) -> None:
     """Parse the command line and evaluate."""
     parser = make_parser()
     arguments = parser.parse_args(line)
-    run(parser.prog, lambda: evaluate(arguments))
+    run(parser.prog, lambda: evaluate(arguments), arguments)
 
 
 if __name__ == "__main__":

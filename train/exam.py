@@ -19,6 +19,7 @@ if not __package__:
 from digseg_nodes.core.files import write_text
 from train.data.base import DataError
 from train.settings.command import run
+from train.settings.folders import make_place
 from train.settings.inference_options import add_inference_options, check_inference_options
 
 CONFIGS = Path(__file__).parent / "configs" / "data"
@@ -93,6 +94,7 @@ def take_exams(arguments: argparse.Namespace) -> int:
     check_inference_options(arguments)
     if not arguments.data_root.is_dir():
         raise DataError(f"There is no folder {arguments.data_root}.")
+    make_place(arguments.report, "--report")
     accelerator = Accelerator(cpu=arguments.cpu)
     files = (arguments.checkpoint, arguments.components, arguments.lora)
     engine = open_segmenter(*files, accelerator.device, arguments.batch_size).engine
@@ -126,7 +128,7 @@ def begun(arguments: argparse.Namespace, threshold: float) -> dict:
     if arguments.report.is_file():
         try:
             there = json.loads(arguments.report.read_bytes())
-        except ValueError:
+        except (OSError, ValueError, RecursionError):
             there = {}
         if not isinstance(there, dict) or there.get("asked") != asked:
             raise DataError(
@@ -184,7 +186,7 @@ def main(line: list[str] | None = None) -> None:
         if problems := take_exams(arguments):
             sys.exit(f"{parser.prog}: {problems} data sets cannot be read, see above")
 
-    run(parser.prog, action)
+    run(parser.prog, action, arguments)
 
 
 if __name__ == "__main__":

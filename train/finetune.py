@@ -40,7 +40,7 @@ def main(line: list[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML file, see train/configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="replaces a setting of the file, e.g. steps=1000")
     arguments = parser.parse_args(line)
-    run(parser.prog, lambda: finetune(arguments.config, arguments.overrides))
+    run(parser.prog, lambda: finetune(arguments.config, arguments.overrides), arguments)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def main(line: list[str] | None = None) -> None:
             model = replace(model, vae=other.vae, text_encoder=other.text_encoder)
         print(estimate(config, model).describe())
 
-    run(parser.prog, table if arguments.table else of_one_run)
+    run(parser.prog, table if arguments.table else of_one_run, arguments)
 
 
 if __name__ == "__main__":

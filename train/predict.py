@@ -25,7 +25,7 @@ from digseg_nodes.core.prompts import Prompt, parse_prompts
 from train.data.base import DataError
 from train.settings.command import run
 from train.settings.inference_options import add_inference_options, check_inference_options, decoder_of
-from train.settings.yaml_config import ConfigError
+from train.settings.yaml_config import ConfigError, shortened
 
 
 def predict(arguments: argparse.Namespace) -> None:
@@ -67,9 +67,10 @@ def predict(arguments: argparse.Namespace) -> None:
     if arguments.coco:
         write_coco(record, [prompt.name for prompt in prompts])
     if failed:
+        named = ", ".join(map(shortened, sorted(failed)[:10])) + (" ..." if len(failed) > 10 else "")
         raise DataError(
-            f"{len(failed)} of {len(photos)} photos could not be segmented, the others are done: {', '.join(sorted(failed)[:10])}"
-            f"{' ...' if len(failed) > 10 else ''}. Mend or remove them, and start the same command again."
+            f"{len(failed)} of {len(photos)} photos could not be segmented, the others are done: {named}. Mend or remove them, "
+            "and start the same command again."
         )
 
 
@@ -118,9 +119,10 @@ def start_processes(device: str | None):
 
     if device is not None:
         try:
-            torch.empty(1, device=device)
+            torch.empty(1, device=device).cpu()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ConfigError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+            reason = shortened(str(error).partition("\n")[0])
+            raise ConfigError(f"--device {shortened(device)} cannot be used: {reason}") from error
     several = {"timeout": timedelta(days=7)} if torch.distributed.is_torchelastic_launched() else {}  # shares end far apart
     return PartialState(cpu=device == "cpu", **several)
 
@@ -155,7 +157,7 @@ def main(line: list[str] | None = None) -> None:
     """Parse the command line and predict."""
     parser = make_parser()
     arguments = parser.parse_args(line)
-    run(parser.prog, lambda: predict(arguments))
+    run(parser.prog, lambda: predict(arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from digseg_nodes.core.files import write_text
 from train.data.ade20k import class_names as ade_names
 from train.data.base import DataError
 from train.data.by_others import read_json, read_text
@@ -65,7 +66,7 @@ def write_yaml(guess: Guess, folder: Path, force: bool) -> Path:
         )
     comments = "".join(f"# {line}\n" for line in (f"{guess.kind}: {guess.why}.", *guess.hints))
     text = yaml.dump(guess.values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    path.write_text(comments + text, encoding="utf-8")
+    write_text(path, comments + text)
     return path
 
 

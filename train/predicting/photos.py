@@ -11,7 +11,9 @@ import numpy as np
 
 from digseg_nodes.core.file_names import safe_names
 from train.data.base import DataError
+from train.data.by_others import is_file, read_text
 from train.data.pixels import IMAGE_SUFFIXES, read_photo
+from train.settings.yaml_config import expand, shortened
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ def find_photos(images: str) -> tuple[list[Photo], list[str]]:
     images: a folder, an image, a text file with one path a line (relative to that file), a tar shard, or a pattern of
     shards such as "shards/*.tar". Raises DataError when there is nothing.
     """
-    path = Path(images).expanduser()
+    try:
+        path = expand(Path(images))
+    except ValueError as error:
+        raise DataError(f"--images {shortened(images)}: {error}.") from error
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
         shards = sorted(path.glob("*.tar"))
@@ -65,8 +70,8 @@ def find_photos(images: str) -> tuple[list[Photo], list[str]]:
     found = found or [photo for shard in shards for photo in _of_shard(shard)]
     if not found:
         raise DataError(
-            f"--images {images} holds no photos; expected a folder of files ending in {', '.join(IMAGE_SUFFIXES)}, a .txt with "
-            "one path a line, or .tar shards."
+            f"--images {shortened(images)} holds no photos; expected a folder of files ending in {', '.join(IMAGE_SUFFIXES)}, "
+            "a .txt with one path a line, or .tar shards."
         )
     stems = safe_names([one.label for one in found], [one.name for one in found])
     return [Photo(one.name, stem, one.size, one.read) for one, stem in zip(found, stems, strict=True)], hidden
@@ -78,27 +83,26 @@ def _listed(path: Path) -> list[Path]:
         return [path] if path.is_file() else []
     if not path.is_file():
         raise DataError(f"There is no image folder, list or shard {path}.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no list of photos: it is not text in UTF-8 ({error}).") from error
+    lines = read_text(path).splitlines()
     return [path.parent / line.strip() for line in dict.fromkeys(lines) if line.strip()]
 
 
 def _of_file(file: Path, images: Path) -> _Found:
     """A photo on disk; one that is missing or no regular file is found out when it is read."""
     name = file.name if images.is_dir() else str(file)
-    return _Found(name, file.stem, file.stat().st_size if file.is_file() else -1, lambda: _read_file(file))
+    return _Found(name, file.stem, file.stat().st_size if is_file(file) else -1, lambda: _read_file(file))
 
 
 def _read_file(file: Path) -> np.ndarray:
-    if not file.is_file():  # opening a pipe would wait for ever
-        raise DataError(f"{file} is not there, or is no regular file.")
+    if not is_file(file):  # opening a pipe would wait for ever
+        raise DataError(f"{shortened(file)} is not there, or is no regular file.")
     return read_photo(file)
 
 
 def _of_shard(shard: Path) -> list[_Found]:
     """The photos of one tar file, their bytes left where they are."""
+    if not shard.is_file():
+        raise DataError(f"{shard} is no regular file; expected a tar shard.")
     try:
         with tarfile.open(shard, "r:") as archive:
             members = [member for member in archive if member.isfile() and _is_photo(member.name)]

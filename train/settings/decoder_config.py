@@ -7,18 +7,18 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from train.settings.bounds import Batch, Count, Interval, Share, Steps, whole
-from train.settings.yaml_config import ConfigError
+from train.settings.yaml_config import ConfigError, UserPath
 
 
 class DecoderSettings(BaseModel):
     """One training of a mask decoder."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    checkpoint: Path = Field(description="DiGSeg checkpoint, file or diffusers folder, that gets the decoder")
-    data: Path = Field(description="data YAML, see train/configs/data/")
-    output: Path | None = Field(None, description="run folder, default output/runs/<checkpoint>-decoder")
-    components: Path | None = Field(None, description="checkpoint with VAE and text encoder, for a U-Net-only file")
-    lora: Path | None = Field(None, description="LoRA on top of the checkpoint; the decoder is written into a copy of it")
+    checkpoint: UserPath = Field(description="DiGSeg checkpoint, file or diffusers folder, that gets the decoder")
+    data: UserPath = Field(description="data YAML, see train/configs/data/")
+    output: UserPath | None = Field(None, description="run folder, default output/runs/<checkpoint>-decoder")
+    components: UserPath | None = Field(None, description="checkpoint with VAE and text encoder, for a U-Net-only file")
+    lora: UserPath | None = Field(None, description="LoRA on top of the checkpoint; the decoder is written into a copy of it")
     steps: Steps = Field(2000, description="optimizer steps")
     images: Count = Field(2000, description="training photos to predict masks for, evenly from the data")
     prompts: whole(1, 1000, "prompts of one photo") = Field(8, description="prompts per photo")
@@ -75,5 +75,6 @@ def settings_from(values: dict) -> DecoderSettings:
     try:
         return DecoderSettings.model_validate(values)
     except ValidationError as error:
-        problems = [f"--{'.'.join(map(str, one['loc'])).replace('_', '-')}: {one['msg']}" for one in error.errors()]
+        said = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+        problems = [f"--{name.replace('_', '-')}: {words}" for name, words in said]
         raise ConfigError("; ".join(problems)) from error

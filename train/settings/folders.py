@@ -3,7 +3,7 @@
 import errno
 from pathlib import Path
 
-from digseg_nodes.core.files import write_text
+from digseg_nodes.core.files import check_replaceable, write_text
 from train.settings.yaml_config import ConfigError
 
 REASONS = {
@@ -14,6 +14,13 @@ REASONS = {
     errno.EACCES: "the folder is read-only, or belongs to somebody else",
     errno.EPERM: "the folder is read-only, or belongs to somebody else",
 }
+
+
+def make_place(file: Path, key: str) -> None:
+    """Make the folder of a file that is going to be written, as `make_folder` does; OSError where something else than a file is
+    in its place."""
+    make_folder(file.parent, key)
+    check_replaceable(file)
 
 
 def make_folder(path: Path, key: str) -> None:

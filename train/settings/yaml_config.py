@@ -2,6 +2,7 @@
 
 import codecs
 import errno
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -41,6 +42,10 @@ def expand(path: Path) -> Path:
     if "\0" in str(path):
         raise ValueError("a path cannot hold the character NUL")
     try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise ValueError("a path cannot hold half a letter (a lone surrogate)") from error
+    try:
         path = path.expanduser()
         path.lstat()
     except RuntimeError as error:
@@ -59,10 +64,10 @@ def load_yaml(path: Path) -> tuple[dict, dict[tuple, int]]:
     """Values of a YAML mapping and the line (from 1) of every key path, e.g. ("optimizer", "lr") -> 12."""
     try:
         if not path.is_file():
-            raise ConfigError(f"There is no configuration file {_short(path)}.")
+            raise ConfigError(f"There is no configuration file {shortened(path)}.")
         text = _text(path)
     except OSError as error:
-        raise ConfigError(f"The configuration file {_short(path)} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"The configuration file {shortened(path)} cannot be read: {error.strerror}.") from error
     node, values = _parse(text, str(path))
     _refuse_repetition(node, path)
     if not isinstance(values, dict):
@@ -89,6 +94,20 @@ def _parse(text: str, where: str) -> tuple[yaml.Node | None, Any]:
         ) from error
 
 
+def parse_value(text: str, where: str) -> Any:
+    """The value of a YAML text; ConfigError, beginning with `where`, for one that cannot be read or that grows."""
+    return _parse(text, where)[1]
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is without halves of letters (lone surrogates), which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
     """How many values a node is with all aliases written out; `sizes` are those of the nodes seen so far, None while inside."""
     if id(node) not in sizes:
@@ -106,11 +125,9 @@ def _size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
 
 
 def _refuse_surrogates(node: yaml.ScalarNode) -> None:
-    try:
-        node.value.encode()
-    except UnicodeEncodeError:
+    if not is_whole(node.value):
         line = node.start_mark.line + 1
-        raise yaml.YAMLError(f"line {line}: half a character, as in \\ud83d; write the whole character") from None
+        raise yaml.YAMLError(f"line {line}: half a character, as in \\ud83d; write the whole character")
 
 
 def _one_line(error: Exception) -> str:
@@ -122,7 +139,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _short(value: object) -> str:
+def shortened(value: object) -> str:
     """The text of a value, cut where it is long."""
     text = str(value)
     return text if len(text) <= 200 else f"{text[:100]}... ({len(text)} characters)"
@@ -182,9 +199,9 @@ def apply_overrides(values: dict, overrides: list[str]) -> list[tuple]:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise ConfigError(f'"{_short(override)}" on the command line is not key=value, e.g. optimizer.lr=1e-4.')
+            raise ConfigError(f'"{shortened(override)}" on the command line is not key=value, e.g. optimizer.lr=1e-4.')
         path = tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in key.split("."))
-        _set(values, path, _parse(text, f'"{_short(override)}" on the command line')[1], override)
+        _set(values, path, _parse(text, f'"{shortened(override)}" on the command line')[1], override)
         paths.append(path)
     return paths
 
@@ -196,7 +213,7 @@ def _set(values: dict, path: tuple, value, override: str) -> None:
             here = here.setdefault(part, {}) if isinstance(here, dict) else here[part]
         here[path[-1]] = value
     except (TypeError, IndexError, AttributeError) as error:
-        raise ConfigError(f'"{_short(override)}" on the command line: there is no such key in the file ({error}).') from error
+        raise ConfigError(f'"{shortened(override)}" on the command line: there is no such key in the file ({error}).') from error
 
 
 def validate(model: type[Model], values: dict, path: Path, lines: dict[tuple, int], overridden: list[tuple] = ()) -> Model:
@@ -216,7 +233,7 @@ def _describe(problem: dict, path: Path, lines: dict[tuple, int], overridden: li
     where = f"{path}{_line_of(key, lines)}"
     if any(key[: len(one)] == one for one in overridden):
         where = "command line"
-    return f"{where}: {_short('.'.join(map(str, key))) or '(whole file)'}: {_message(problem)}"
+    return f"{where}: {shortened('.'.join(map(str, key))) or '(whole file)'}: {_message(problem)}"
 
 
 def _is_tag(part, location: tuple, lines: dict[tuple, int]) -> bool:
@@ -247,6 +264,6 @@ def _found(value: object) -> str:
     if isinstance(value, dict | list):
         return ""
     try:
-        return f" (found {_short(repr(value))})"
+        return f" (found {shortened(repr(value))})"
     except ValueError:  # a number of thousands of digits
         return " (found a number of thousands of digits)"
