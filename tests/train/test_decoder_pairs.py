@@ -135,6 +135,8 @@ def test_loss_minds_neither_unknown_pixels_nor_their_truth():
     other = truth.clone()
     other[:, :4] = 1 - other[:, :4]
     assert mask_loss(logits, truth, known) == mask_loss(logits, other, known)
+    elsewhere = torch.where(known > 0, logits, -3 * logits)
+    assert mask_loss(logits, truth, known) == mask_loss(elsewhere, truth, known)
     assert mask_loss(logits, truth) != mask_loss(logits, other)
     perfect = (truth * 2 - 1) * 30
     assert mask_loss(perfect, truth) < 1e-4 < mask_loss(-perfect, truth)
@@ -150,3 +152,12 @@ def test_repainted_photos_keep_their_range_and_their_edges():
         assert one.min() >= 0 and one.max() <= 1
         assert (one[:, :, 3] != one[:, :, 4]).any() and torch.equal(one[:, :, 0], one[:, :, 3])
     assert len({round(float(one[0, 0, 5]), 3) for one in several}) > 10
+
+
+def test_some_photos_lose_their_colours_and_some_change_channels():
+    photo = torch.tensor([0.8, 0.5, 0.2]).view(3, 1, 1).expand(3, 8, 8)
+    several = [repainted(photo, 0.05, np.random.default_rng(seed))[:, 0, 0] for seed in range(300)]
+    grey = [one for one in several if one.max() - one.min() < 0.1]
+    swapped = [one for one in several if one.max() - one.min() >= 0.1 and one.argsort(descending=True).tolist() != [0, 1, 2]]
+    assert 0.05 < len(grey) / 300 < 0.16
+    assert 0.1 < len(swapped) / 300 < 0.25  # a sixth of the orders is the old one

@@ -33,6 +33,8 @@ def test_the_report(data, tmp_path):
     assert set(first["groups"]) == {"seen", "absent_random"}
     assert len(first["sweep"]["miou"]) == 20
     assert len(first["records"]) == first["prompts"] == 8
+    scores = [json.dumps([run["records"], run["sweep"]]) for run in values["runs"]]
+    assert len(set(scores)) == 4, "other steps and noises draw other masks"
     assert set(first["closed"]["classes"]) == {"box", "disc"}
     assert (tmp_path / "report-1x1-worst.png").is_file()
     assert "closed label set" in (tmp_path / "report.html").read_text(encoding="utf-8").lower()

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from digseg_nodes.core.checkpoint import CheckpointError, open_checkpoint
 from tests.train.helpers import folder_dataset, tiny_base
 from train.learning.loop import Trainer
+from train.learning.loss import end_to_end_loss
 from train.learning.resume import ResumeError, latest_state, load_state, save_state
 from train.learning.run_log import read_log
 from train.networks.bases import load_networks
@@ -93,11 +94,24 @@ def test_export_opens_and_holds_the_averaged_weights(config_file, objective):
     assert set(checkpoint.components) == {"unet", "vae", "text_encoder"}
 
 
+END_TO_END = {"alpha_bar": 0.0, "prediction_type": "v_prediction", "pixel_weight": 0.5}
+
+
 @pytest.mark.parametrize("loss", ["pixel", "both"])
 def test_pixel_losses_reach_the_unet(config_file, loss):
-    trainer = Trainer(load_config(config_file, ["objective=end_to_end", f"end_to_end.loss={loss}"]))
+    trainer = Trainer(
+        load_config(config_file, ["objective=end_to_end", f"end_to_end.loss={loss}", "end_to_end.pixel_weight=0.5"])
+    )
+    (batch,) = trainer.batches[0]
+    with torch.no_grad():
+        parts = {
+            kind: float(end_to_end_loss(trainer.networks.unet, batch, vae=trainer.networks.vae, kind=kind, **END_TO_END))
+            for kind in ("latent", "pixel")
+        }
     before = trainer.networks.unet.conv_in.weight.detach().clone()
-    trainer.step(trainer.batches[0])
+    value = float(trainer.step([batch]))
+    assert value == pytest.approx(parts["pixel"] if loss == "pixel" else parts["latent"] + 0.5 * parts["pixel"], rel=1e-4)
+    assert parts["pixel"] != pytest.approx(parts["latent"], rel=0.01)
     assert not torch.equal(before, trainer.networks.unet.conv_in.weight)
     assert all(parameter.grad is None for parameter in trainer.networks.vae.parameters())
 
@@ -111,12 +125,14 @@ def test_training_learns_a_tiny_set(config_file):
 
 
 def test_accumulated_steps_equal_one_large_batch(config_file):
-    def weight(*overrides):
+    def stepped(*overrides):
         trainer = Trainer(load_config(config_file, ["optimizer.max_grad_norm=null", *overrides]))
-        trainer.step(trainer.batches[0])
-        return trainer.networks.unet.conv_in.weight.detach()
+        loss = trainer.step(trainer.batches[0])
+        return trainer.networks.unet.conv_in.weight.detach(), float(loss)
 
-    assert torch.allclose(weight("batch_size=4"), weight("batch_size=2", "gradient_accumulation=2"), atol=1e-6)
+    (one, loss), (other, mean) = stepped("batch_size=4"), stepped("batch_size=2", "gradient_accumulation=2")
+    assert torch.allclose(one, other, atol=1e-6)
+    assert mean == pytest.approx(loss, rel=1e-4)
 
 
 def test_other_settings_need_another_run_folder(config_file):
@@ -346,7 +362,17 @@ def test_tensorboard_gets_the_figures(config_file):
 
 def test_augmented_versions_are_cached_like_images(config_file):
     trainer = Trainer(load_config(config_file, ["augment.variants=2"]))
-    assert len(set(trainer.batches.sampler.table.rows["place"].tolist())) == 3 * 4
+    rows = trainer.batches.sampler.table.rows
+    assert len(set(rows["place"].tolist())) == 3 * 4
+    latents = trainer.batches.rows[0].images[np.unique(rows["image"])]
+    assert len(latents) == len(latents.flatten(1).unique(dim=0)) == 3 * 4, "no two are the same"
+
+
+def test_validation_takes_its_images_evenly_from_all(config_file):
+    trainer = Trainer(load_config(config_file, []))  # two of four
+    [source], samples = trainer.validator.sources, trainer.validator._encoded()
+    for taken, one in zip((0, 2), samples, strict=True):
+        assert np.array_equal(one.sample.image, source.sample(taken).image)
 
 
 def test_a_run_without_improvement_stops_early_and_stays_stopped(config_file, capsys):

@@ -40,9 +40,11 @@ def test_without_augmentation_it_trains_on_what_the_cache_holds(config_file, tar
 
 
 def test_pixel_losses_get_the_drawn_mask(config_file):
-    settings = ["objective=end_to_end", "end_to_end.loss=pixel"]
+    settings = ["objective=end_to_end", "end_to_end.loss=pixel", "resolution=40"]  # masks of 64 pixels get soft edges
     (expected,), (found,) = (trainer(config_file, *settings, *more).batches[1] for more in ([], [FRESH]))
     assert torch.equal(found.truth, expected.truth)
+    assert found.truth.unique().tolist() == [0, 1]
+    assert ((found.drawn > -1) & (found.drawn < 1)).any(), "what is encoded has them"
 
 
 def test_every_step_sees_another_version_and_every_run_the_same(config_file):

@@ -59,8 +59,10 @@ def test_figures_are_of_the_steps_since_the_last_ones(clock):
 def test_the_peak_goes_up_with_what_is_held():
     before = peak_bytes(CPU)
     held = bytearray(b"x") * 2**28
-    assert peak_bytes(CPU) >= before
-    assert peak_bytes(CPU) > len(held)
+    size, peak = len(held), peak_bytes(CPU)
+    assert peak >= before and peak > size
+    del held
+    assert peak_bytes(CPU) > peak - size // 2, "what was given back counts all the same"
 
 
 def test_every_line_of_a_run_has_its_time_and_every_step_its_pace(config_file):

@@ -45,6 +45,14 @@ def test_everything_lit():
     assert summary["groups"]["absent_random"]["fired"] == 1
 
 
+@pytest.mark.parametrize(("pixels", "fired"), [(1, 0.0), (2, 1.0)])
+def test_an_absent_prompt_fires_above_one_percent_of_the_picture(pixels, fired):
+    def few(truth):
+        return (torch.arange(truth.numel()).view(truth.shape) < pixels).float()
+
+    assert summarise(records(few))["groups"]["absent_random"]["fired"] == fired
+
+
 def test_miou_sums_pixels_per_class_over_the_data_set():
     small, large = np.zeros((10, 10), bool), np.ones((10, 10), bool)
     small[0, 0] = True
@@ -56,16 +64,27 @@ def test_miou_sums_pixels_per_class_over_the_data_set():
     assert summary["mean_iou"] == 0.5
 
 
+def test_image_iou_is_the_mean_over_images_of_the_mean_over_their_prompts():
+    right, wrong = torch.from_numpy(TRUTH), torch.zeros(10, 10)
+    told = [(0, right), (0, right), (0, wrong), (1, wrong)]
+    found = [score(image, Query(f"{n}", ("x",), TRUTH), soft.float(), right, KNOWN, 0.5) for n, (image, soft) in enumerate(told)]
+    assert summarise(found)["image_iou"] == pytest.approx((2 / 3 + 0) / 2, abs=1e-4)
+    assert summarise(found)["mean_iou"] == 0.5
+
+
 def test_unknown_pixels_leave_the_score():
     known = KNOWN.clone()
     known[:, 5:] = False
 
     def wrong_on_the_right(truth):
         soft = truth.float()
-        soft[:, 5:] = 1 - soft[:, 5:]
+        soft[:, 7:] = 1 - soft[:, 7:]  # farther off than contours reach
         return soft
 
-    assert summarise(records(wrong_on_the_right, known))["miou"] == 1
+    summary = summarise(records(wrong_on_the_right, known))
+    assert summary["miou"] == summary["boundary_iou"] == 1
+    assert summary["groups"]["absent_random"]["fired"] == 0
+    assert summarise(records(wrong_on_the_right))["miou"] < 1
 
 
 def test_the_sweep_equals_scoring_at_each_threshold():
@@ -83,6 +102,12 @@ def test_contours_are_the_outermost_pixels():
     inner[0, 6:11, 6:11] = True
     assert torch.equal(contour(mask), mask & ~inner)  # 2 % of the diagonal is half a pixel: at least one counts
     assert contour(torch.ones(1, 6, 6, dtype=torch.bool))[0, 0].all()  # the image's border counts as outside
+
+
+def test_contours_are_as_wide_as_two_percent_of_the_diagonal():
+    whole = torch.ones(1, 150, 200, dtype=torch.bool)
+    assert contour(whole)[0, 75].sum() == 2 * 5
+    assert contour(whole)[0, :, 100].sum() == 2 * 5
 
 
 def test_boundary_iou_is_stricter_than_iou():

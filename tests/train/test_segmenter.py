@@ -51,8 +51,12 @@ def test_bytes_floats_grey_and_alpha_are_the_same_photo(sample):
         segmenter.set_image(image)
         latents.append(segmenter.image.latents)
     assert all(torch.allclose(latents[0], other, atol=1e-4) for other in latents[1:])
-    segmenter.set_image(sample.image[..., 0])
-    assert segmenter.image.image.shape == (1, 128, 128, 3)
+    grey = []
+    for image in (sample.image[..., 0], np.repeat(sample.image[..., :1], 3, axis=2)):
+        segmenter.set_image(image)
+        grey.append(segmenter.image)
+    assert grey[0].image.shape == (1, 128, 128, 3) and torch.equal(grey[0].image, grey[1].image)
+    assert torch.allclose(grey[0].latents, grey[1].latents, atol=1e-4)
 
 
 def test_asking_before_a_photo_is_set_says_so():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 
 from digseg_nodes.core.draw import (
+    GRID,
     INK,
+    MUTED,
     PANEL,
     beside,
     difference,
@@ -78,11 +82,40 @@ def test_difference_shows_three_kinds():
     assert much[0] > 0.9 and much[2] < 0.3 and missed[2] > 0.9 and missed[0] < 0.3
 
 
-def test_plot_draws_its_curves():
-    xs = [i / 10 for i in range(11)]
-    picture = np.asarray(line_plot([("IoU", xs, [1 - abs(x - 0.4) for x in xs]), ("Dice", xs, xs)], "threshold", "score", 0.5))
+XS = [i / 10 for i in range(11)]
+CURVES = [("IoU", XS, [1 - abs(x - 0.4) for x in XS]), ("Dice", XS, XS)]
+
+
+def plotted(mark: float | None = 0.5) -> tuple[np.ndarray, Callable[[float, float], list]]:
+    """A plot of CURVES, and its colour at a point (x, y), both from 0 to 1."""
+    picture = np.asarray(line_plot(CURVES, "threshold", "score", mark))
     assert picture.shape == (480, 720, 3)
-    assert all(((picture == colour).all(-1)).sum() > 300 for colour in palette(2).tolist())
+    return picture, lambda x, y: picture[int(422 - y * 372), int(70 + x * 626)].tolist()
+
+
+def test_a_plots_curves_run_where_their_values_are():
+    _, colour = plotted()
+    first, second = palette(2).tolist()
+    assert [colour(*point) for point in ((0.1, 0.7), (0.7, 0.7), (1.0, 0.4))] == [first, second, first]
+    assert [colour(*point) for point in ((0.1, 0.1), (0.3, 0.3), (0.9, 0.9))] == [second] * 3
+    assert list(PANEL) == colour(0.7, 0.02) == colour(0.1, 0.9), "nothing elsewhere"
+
+
+def test_a_plot_dots_the_best_of_each_curve_and_marks_a_threshold():
+    picture, colour = plotted()
+    for best, (x, y) in zip(palette(2).tolist(), ((0.4, 1.0), (1.0, 1.0)), strict=True):
+        row, column = round(422 - y * 372), round(70 + x * 626)
+        assert (picture[row - 3 : row + 4, column - 3 : column + 4] == best).all()
+    assert colour(0.5, 0.05) == list(MUTED) and plotted(mark=None)[1](0.5, 0.05) == list(PANEL)
+
+
+def test_a_plot_has_axes_and_names_its_curves_with_their_best():
+    picture, colour = plotted()
+    assert colour(0.3, 0.2) == colour(0.2, 0.3) == list(GRID)
+    ink, muted = (picture == INK).all(-1), (picture == MUTED).all(-1)
+    assert ink[452:475, 300:460].sum() > 20 and ink[10:34, 10:60].sum() > 5, "what the axes are"
+    assert muted[60:430, 40:62].sum() > 40 and muted[428:446, 60:].sum() > 40, "their numbers"
+    assert picture[24, 136].tolist() == palette(1)[0].tolist() and ink[12:36, 148:330].sum() > 60
 
 
 def test_palette_png_keeps_the_ids(tmp_path):
@@ -96,12 +129,20 @@ def test_palette_png_keeps_the_ids(tmp_path):
 def test_pictures_and_tensors():
     image = torch.randint(0, 256, (5, 7, 3)).float() / 255
     assert torch.allclose(to_tensor(to_picture(image)), image)
-    assert beside(Image.new("RGB", (5, 3)), Image.new("RGB", (4, 9))).size == (9, 9)
+    both = np.asarray(beside(Image.new("RGB", (5, 3), "red"), Image.new("RGB", (4, 9), "blue")))
+    assert both.shape == (9, 9, 3)
+    assert (both[3:6, :5] == (255, 0, 0)).all() and (both[:, 5:] == (0, 0, 255)).all()
+    assert (both[:3, :5] == PANEL).all() and (both[6:, :5] == PANEL).all(), "the lower one lies in the middle"
 
 
 def test_a_sweep_marks_where_the_best_threshold_is():
     truth = torch.zeros(1, 8, 8)
     truth[:, :4] = 1
+    swept = sweep_plot(0.3 + truth * 0.4, truth, 0.5)  # the background goes at 0.3, the thing at 0.7
+    row, column = 50, round(70 + 0.3 * 626)
+    assert (swept[0, row - 3 : row + 4, column - 3 : column + 4] * 255).round().int().unique(dim=0).shape[0] == 1
+    assert torch.allclose(swept[0, row - 3, column], palette(2)[1] / 255), "the dot, and Dice's lies over that of IoU"
+    assert not torch.allclose(swept[0, row - 3, column + 50], palette(2)[1] / 255), "the line is thinner"
     swept = sweep_plot(truth * 0.6, truth, 0.5)
     assert swept.shape == (1, 480, 720, 3)
     assert not torch.equal(swept, sweep_plot(truth * 0.3, truth, 0.5)), "the curve falls elsewhere"

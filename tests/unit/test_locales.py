@@ -36,8 +36,9 @@ def test_same_keys_as_english_and_no_text_missing(language, file):
     assert all(text.strip() for text in words.values())
 
 
-def test_chinese_is_chinese():
-    english, chinese = read("en", "nodeDefs.json"), read("zh", "nodeDefs.json")
+@pytest.mark.parametrize("file", ["nodeDefs.json", "main.json"])
+def test_chinese_is_chinese(file):
+    english, chinese = read("en", file), read("zh", file)
     untranslated = [
         path
         for path, text in chinese.items()

@@ -143,12 +143,19 @@ def test_masks_boxes_and_segments_agree():
 
 
 def test_the_table_numbers_what_the_batch_holds():
-    objects = split(squares((2, 3, 12, 9), (50, 30, 60, 40)))
+    found = squares((2, 3, 12, 9), (50, 30, 60, 40))
+    found.soft[0, 0, 3:9, 2:12] = 0.7
+    objects = split(found)
     rows = json.loads(table(objects, SIZE))
-    assert [(row["number"], row["x"], row["width"], row["share"]) for row in rows] == [
-        (1, 50, 10, pytest.approx(100 / 2400, abs=1e-6)),
-        (2, 2, 10, pytest.approx(60 / 2400, abs=1e-6)),
+    second = {"number": 2, "frame": 0, "label": "square", "score": 0.7, "share": 0.025, "x": 2, "y": 3, "width": 10, "height": 6}
+    assert rows == [
+        {"number": 1, "frame": 0, "label": "square", "score": 0.9, "share": pytest.approx(100 / 2400, abs=1e-6)}
+        | {"x": 50, "y": 30, "width": 10, "height": 10},
+        second,
     ]
+    grown = json.loads(table(objects, SIZE, padding=4))
+    assert [(row["x"], row["y"], row["width"], row["height"]) for row in grown] == [(46, 26, 14, 14), (0, 0, 16, 13)]
+    assert object_masks(objects, SIZE)[1, 3:9, 2:12].all()
 
 
 def test_nothing_found_is_an_empty_mask_the_whole_picture_or_skipped():

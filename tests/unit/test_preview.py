@@ -1,11 +1,14 @@
 """The live picture: where the tint lies, for either way of drawing masks."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from digseg_nodes.core.encoded import EncodedImage
 from digseg_nodes.core.geometry import plan_geometry
-from digseg_nodes.core.preview import SECONDS, SIZE, MaskPreview
+from digseg_nodes.core.palettes import palette
+from digseg_nodes.core.preview import SECONDS, SIZE, STRENGTH, MaskPreview
 
 PROBE = torch.tensor([[0.0] * 4, [1.0] * 4])
 
@@ -49,6 +52,23 @@ def test_a_picture_is_never_larger_than_its_photo():
     assert MaskPreview(encoded(torch.zeros(8, 8))).draw(0, 0, torch.zeros(4, 8, 8)).size == (64, 64)
     wide = MaskPreview(encoded(torch.zeros(50, 100))).draw(0, 0, torch.zeros(4, 50, 100))
     assert wide.size == (SIZE, SIZE // 2)
+
+
+def test_a_mirrored_views_mask_lies_on_the_photo_as_it_is():
+    mask, photo = torch.zeros(8, 8), torch.full((8, 8), 0.5)
+    mask[2:5, 1:3] = 1
+    both = replace(encoded(photo), mirrored=True, latents=torch.zeros(2, 4, 8, 8))
+    plain, turned = (
+        np.asarray(MaskPreview(both).draw(view, 0, one.expand(4, -1, -1))) for view, one in ((0, mask), (1, mask.flip(1)))
+    )
+    assert np.array_equal(plain, turned)
+    assert not np.array_equal(plain, np.asarray(MaskPreview(both).draw(1, 0, mask.expand(4, -1, -1))))
+
+
+def test_every_prompt_has_the_colour_it_has_in_the_overlay():
+    preview, everything = MaskPreview(encoded(torch.zeros(8, 8))), torch.ones(4, 8, 8)
+    shown = [np.asarray(preview.draw(0, prompt, everything))[32, 32] for prompt in range(3)]
+    assert np.allclose(shown, palette(3).numpy() * STRENGTH, atol=1)
 
 
 def test_pictures_are_drawn_no_faster_than_anybody_sees(monkeypatch):
