@@ -100,7 +100,7 @@ def edited(config: CheckpointConfig, metadata: dict[str, str], edits: list[str])
         else:
             raise CheckpointError(
                 f"Cannot set {shortened(edit)!r}. Write KEY=VALUE with one of: "
-                f"{', '.join(sorted(known - {'unet', 'vae', 'text_encoder', 'scheduler'}))}, "
+                f"{', '.join(sorted(known - PARTS))}, "
                 f"{', '.join(MODELSPEC)}, or scheduler.NAME."
             )
     return config, metadata

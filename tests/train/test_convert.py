@@ -1,6 +1,7 @@
 """train/convert.py: every layout and back again, bit for bit; precision, metadata, and what diffusers makes of it."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -173,8 +174,12 @@ def test_edit_in_place(tmp_path, source):
     assert open_checkpoint(path).metadata["modelspec.title"] == "Road signs"
     assert same(tensors["unet"], contents(source)[1]["unet"])
     for wrong in ("nonsense=1", "unet=1", "threshold", "vae."):
-        with pytest.raises(CheckpointError, match="Cannot set"):
+        with pytest.raises(CheckpointError, match="Cannot set") as raised:
             run(path, path, "--set", wrong)
+    listed = re.search(r"with one of: (.*), or scheduler.NAME", str(raised.value))[1].split(", ")
+    for key in listed:
+        assert not re.search(r"unet|vae|text_encoder|mask_decoder|scheduler", key), "no part as a whole"
+    assert {"threshold", "class_names", "photo_shape", "title"} <= set(listed)
 
 
 def test_wrong_target_name(tmp_path, source):
