@@ -17,13 +17,21 @@ if not __package__:
 from train.settings.command import run
 from train.settings.decoder_config import add_options, settings_from
 
+SAVING = "Smaller: --mixed-precision bf16, fewer --photos and --masks, a smaller --crop and --batch-size."
+"""What to try when a run does not fit into the memory."""
+
 
 def finetune_decoder(options: dict) -> None:
     """Train as the options say."""
     settings = settings_from(options)
     from train.learning.decoder_loop import DecoderTrainer
+    from train.learning.forecast import memory_errors
+    from train.learning.run_lock import sole_training
+    from train.settings.folders import make_folder
 
-    DecoderTrainer(settings).run()
+    make_folder(settings.run_folder, "--output")
+    with sole_training(settings.run_folder), memory_errors(SAVING):
+        DecoderTrainer(settings).run()
 
 
 def main(line: list[str] | None = None) -> None:

@@ -24,7 +24,7 @@ from .geometry import PHOTO_SHAPES
 from .host_saved import LARGEST, METADATA_TENSOR, metadata_of
 from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 from .ldm_names import LDM_PREFIX, names_from_ldm
-from .mask_decoder import MaskDecoder, MaskDecoderConfig, build_mask_decoder
+from .mask_decoder import PREFIX, MaskDecoder, MaskDecoderConfig, build_mask_decoder
 from .schedule import check_scheduler
 from .untrusted import check_header, kind_of, parse_json, shown
 
@@ -364,7 +364,7 @@ def _ldm_parts(path: Path, keys: Iterable[str], config: CheckpointConfig, text_p
         names["unet"] = {k: n for k, n in names["unet"].items() if n != "conv_in.weight"} | {LDM_CONV_IN: "conv_in.weight"}
     if "text_encoder" in names:
         names["text_encoder"] = {k: n.removeprefix(text_prefix) for k, n in names["text_encoder"].items()}
-    own = {k: k.removeprefix("mask_decoder.") for k in keys if k.startswith("mask_decoder.")}
+    own = {k: k.removeprefix(PREFIX) for k in keys if k.startswith(PREFIX)}
     names |= {"mask_decoder": own} if own else {}
     return {c: Part([path], names=n) for c, n in names.items()}
 

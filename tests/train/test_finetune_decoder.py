@@ -1,6 +1,6 @@
 """The command that gives a checkpoint a mask decoder: every kind of checkpoint, exact resume, both decoders side by side."""
 
-import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +13,9 @@ from train.convert import main as convert
 from train.finetune_decoder import main
 from train.learning.decoder_loop import DecoderTrainer
 from train.learning.loop import Trainer
-from train.learning.resume import ResumeError, latest_state, load_state
+from train.learning.resume import ResumeError, latest_state, load_state, save_state
+from train.learning.run_lock import sole_training
+from train.learning.run_log import TIMING, read_log
 from train.networks.engine import open_segmenter
 from train.settings.decoder_config import DecoderSettings, settings_from
 from train.settings.train_config import load_config
@@ -44,16 +46,19 @@ def run(model: Path, photos: Path, output: Path, **more) -> DecoderTrainer:
 
 
 def lines(output: Path) -> list[dict]:
-    found = [json.loads(line) for line in (output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key != "time"} for line in found]
+    """The log, without what differs between two runs of the same steps."""
+    return read_log(output / "log.jsonl", timing=False)
+
+
+def line_of(values: dict) -> list[str]:
+    """Options as a command line."""
+    parts = [part for key, value in values.items() if key != "cpu" for part in (f"--{key.replace('_', '-')}", str(value))]
+    return [*parts, "--cpu"]
 
 
 @pytest.mark.timeout(300)
 def test_command_writes_a_checkpoint_that_is_the_old_one_with_a_decoder(model, photos, tmp_path, capsys):
-    values = options(model, photos, tmp_path / "run")
-    main(
-        [part for key, value in values.items() if key != "cpu" for part in (f"--{key.replace('_', '-')}", str(value))] + ["--cpu"]
-    )
+    main(line_of(options(model, photos, tmp_path / "run")))
     old, new = open_checkpoint(model), open_checkpoint(tmp_path / "run" / "digseg.safetensors")
     for part in ("unet", "vae", "text_encoder"):
         before, after = old.state_dict(part), new.state_dict(part)
@@ -62,6 +67,9 @@ def test_command_writes_a_checkpoint_that_is_the_old_one_with_a_decoder(model, p
     assert new.config.default_steps == old.config.default_steps
     log = lines(tmp_path / "run")
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    steps = [line for line in read_log(tmp_path / "run" / "log.jsonl") if "loss" in line]
+    assert all({"loss", "lr", "grad_norm", *TIMING} < line.keys() and line["grad_norm"] > 0 for line in steps)
+    assert all(line["samples_per_second"] * line["seconds_per_step"] == pytest.approx(2, rel=0.01) for line in steps)
     assert {"validation", "validation_vae"} <= log[-1].keys()
     assert log[-1]["validation"]["groups"].keys() == log[-1]["validation_vae"]["groups"].keys()
     assert "put it into ComfyUI/models/digseg/" in capsys.readouterr().out
@@ -88,6 +96,34 @@ def test_another_runs_folder_is_refused(model, photos, tmp_path):
     run(model, photos, tmp_path, steps=2)
     with pytest.raises(ResumeError, match="noise"):
         run(model, photos, tmp_path, steps=4, noise=0.5)
+
+
+def test_a_folder_in_use_and_one_that_cannot_be_are_named(model, photos, tmp_path):
+    with sole_training(tmp_path), pytest.raises(SystemExit, match=rf"going on in .*: process {os.getpid()} on"):
+        main(line_of(options(model, photos, tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["running.lock"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit, match=r"--output: .*file cannot be written to: it is a file"):
+        main(line_of(options(model, photos, tmp_path / "file")))
+
+
+def test_a_damaged_state_is_named_with_what_to_do(model, photos, tmp_path):
+    run(model, photos, tmp_path, steps=2)
+    path = latest_state(tmp_path / "checkpoints")
+    tensors, values = load_state(path)
+    del tensors[next(name for name in tensors if name.startswith("mask_decoder."))]
+    save_state(path.parent, 2, tensors, values, keep=1)
+    with pytest.raises(SystemExit, match=r"step-00000002.safetensors cannot be gone on from.*Delete it"):
+        main(line_of(options(model, photos, tmp_path, steps=4)))
+
+
+def test_full_memory_is_told_with_this_commands_options(model, photos, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(DecoderTrainer, "step", full)
+    with pytest.raises(SystemExit, match=r"The memory is full: CUDA out of memory.*--masks.*goes on from the last state"):
+        main(line_of(options(model, photos, tmp_path)))
 
 
 @pytest.mark.timeout(300)

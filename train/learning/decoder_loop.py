@@ -1,6 +1,7 @@
 """Training a mask decoder for a checkpoint that stays as it is."""
 
 import json
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from digseg_nodes.core.checkpoint import open_checkpoint
+from digseg_nodes.core.mask_decoder import PREFIX
 from train.data.build import open_split
 from train.data.config import load_data
 from train.learning.decoder_batches import BatchSettings, DecoderBatch, DecoderBatches
@@ -17,8 +19,17 @@ from train.learning.divergence import DivergenceGuard, refuse_not_finite
 from train.learning.learning_rate import learning_rate
 from train.learning.mask_loss import mask_loss
 from train.learning.optimizer import make_optimizer
+from train.learning.pace import Pace
 from train.learning.processes import StopSignals
-from train.learning.resume import check_same_run, latest_state, load_state, optimizer_tensors, restore_optimizer, save_state
+from train.learning.resume import (
+    check_same_run,
+    fitting,
+    latest_state,
+    load_state,
+    optimizer_tensors,
+    restore_optimizer,
+    save_state,
+)
 from train.learning.run_log import RunLog
 from train.learning.start import first_decoder
 from train.networks.decoder_export import write_with_decoder
@@ -47,10 +58,11 @@ class DecoderTrainer:
         self.guard = DivergenceGuard(lambda: latest_state(self.states), settings.mixed_precision, False)
         self.log = RunLog(self.folder / "log.jsonl", True)
         self.validator = DecoderValidator(self.engine, self.decoder, self.data, settings.validate_images)
-        self.step_number = 0
+        self.pace = Pace(settings.masks, self.device)
+        self.step_number, self.grad_norm = 0, 0.0
 
     @property
-    def states(self):
+    def states(self) -> Path:
         """Folder of the states to resume from."""
         return self.folder / "checkpoints"
 
@@ -66,8 +78,9 @@ class DecoderTrainer:
         loader = DataLoader(self._batches(), batch_size=None, sampler=range(self.step_number, settings.steps))
         bar = tqdm(total=settings.steps, initial=self.step_number, desc="training", unit="step")
         with bar, StopSignals() as signals:
-            for batch in loader:
+            for batch in self.pace.batches(loader):
                 loss = self.step(batch.to(self.device))
+                self.pace.stepped(len(batch.index))
                 bar.update()
                 self._after_step(float(loss), bar)
                 if signals.stopping:
@@ -93,8 +106,8 @@ class DecoderTrainer:
             logits = self.decoder(batch.latents, self.decoder.photo_features(batch.photo), batch.index)
         loss = mask_loss(logits, batch.truth, batch.known)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(weights, self.rates.max_grad_norm)
-        self.guard.check_step(step, float(loss.detach()), float(norm), rate)
+        self.grad_norm = float(torch.nn.utils.clip_grad_norm_(weights, self.rates.max_grad_norm))
+        self.guard.check_step(step, float(loss.detach()), self.grad_norm, rate)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.guard.check_weights(step, weights, rate)
@@ -105,7 +118,8 @@ class DecoderTrainer:
         """Log, validation and state, where they are due."""
         settings, step = self.settings, self.step_number
         if step % settings.log_every == 0:
-            self.log.write(step, {"loss": loss, "lr": self.optimizer.param_groups[0]["lr"]})
+            values = {"loss": loss, "lr": self.optimizer.param_groups[0]["lr"], "grad_norm": self.grad_norm}
+            self.log.write(step, {**values, **self.pace.figures()})
             bar.set_postfix(loss=f"{loss:.4f}")
         if step % settings.validate_every == 0 and step < settings.steps:
             self.validate()
@@ -123,22 +137,23 @@ class DecoderTrainer:
     def save(self) -> None:
         """Write a state to resume from."""
         tensors, values = optimizer_tensors(self.optimizer)
-        tensors |= {f"mask_decoder.{name}": weight for name, weight in self.decoder.state_dict().items()}
+        tensors |= {PREFIX + name: weight for name, weight in self.decoder.state_dict().items()}
         values |= {"step": self.step_number, "settings": self._settings()}
         save_state(self.states, self.step_number, tensors, values, KEPT_STATES)
 
     @torch.no_grad()
     def resume(self) -> None:
-        """Restore the newest state of the run folder; ResumeError where it is another run's."""
+        """Restore the newest state of the run folder; ResumeError where it is another run's or damaged."""
         path = latest_state(self.states)
         if path is not None:
             tensors, values = load_state(path)
             refuse_not_finite(tensors, str(path), "Delete it: the run goes on from the state before, or from the start.")
-            check_same_run(values["settings"], self._settings(), FREE_SETTINGS)
-            for name, weight in self.decoder.named_parameters():
-                weight.copy_(tensors[f"mask_decoder.{name}"])
-            restore_optimizer(self.optimizer, tensors, values)
-            self.step_number = values["step"]
+            with fitting(path):
+                check_same_run(values["settings"], self._settings(), FREE_SETTINGS)
+                for name, weight in self.decoder.named_parameters():
+                    weight.copy_(tensors[PREFIX + name])
+                restore_optimizer(self.optimizer, tensors, values)
+                self.step_number = values["step"]
             print(f"continuing from {path} ({self.step_number} steps done)")
         self.log.open(self.step_number)
 

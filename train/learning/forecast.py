@@ -54,8 +54,8 @@ class MemoryFullError(ResumeError):
 
 
 @contextmanager
-def memory_errors() -> Iterator[None]:
-    """Context whose errors of full memory, of an accelerator or of the machine, become MemoryFullError."""
+def memory_errors(saving: str = SAVING) -> Iterator[None]:
+    """Context whose errors of full memory, of an accelerator or of the machine, become MemoryFullError. saving: what to try."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -63,7 +63,7 @@ def memory_errors() -> Iterator[None]:
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in said:
             raise
         first = said.splitlines()[0] if said else type(error).__name__
-        raise MemoryFullError(f"The memory is full: {first} {SAVING} The same command goes on from the last state.") from error
+        raise MemoryFullError(f"The memory is full: {first} {saving} The same command goes on from the last state.") from error
 
 
 class Ledger(TorchDispatchMode):

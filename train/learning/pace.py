@@ -13,7 +13,7 @@ Parts = TypeVar("Parts")
 
 
 class Pace:
-    """Clock of the steps since it was last asked. samples: how many a step has, over all processes.
+    """Clock of the steps since it was last asked. samples: how many a step has, over all processes, unless `stepped` says.
 
     Validation, states and exports do not count; the clock stands still between `stepped` and the next batch.
     """
@@ -23,7 +23,7 @@ class Pace:
         self._reset()
 
     def _reset(self) -> None:
-        self.waited, self.worked, self.steps = 0.0, 0.0, 0
+        self.waited, self.worked, self.steps, self.seen = 0.0, 0.0, 0, 0
 
     def batches(self, loader: Iterable[Parts]) -> Iterator[Parts]:
         """What the loader gives, with the time it took to come."""
@@ -38,17 +38,18 @@ class Pace:
             self.waited += self.started - asked
             yield parts
 
-    def stepped(self) -> None:
-        """The step on the newest batch is done."""
+    def stepped(self, samples: int | None = None) -> None:
+        """The step on the newest batch is done. samples: how many it had, where steps differ."""
         self.worked += time.perf_counter() - self.started
         self.steps += 1
+        self.seen += self.samples if samples is None else samples
 
     def figures(self) -> dict[str, float]:
         """Means over the steps since the last call, and the peak of memory so far; starts anew."""
         seconds = max(self.waited + self.worked, 1e-9)
         figures = {
             "seconds_per_step": round(seconds / self.steps, 5),
-            "samples_per_second": round(self.samples * self.steps / seconds, 3),
+            "samples_per_second": round(self.seen / seconds, 3),
             "data_wait": round(self.waited / seconds, 4),
             "peak_mib": round(peak_bytes(self.device) / MIB, 1),
         }

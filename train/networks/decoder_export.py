@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from digseg_nodes.core.checkpoint import Checkpoint, save_checkpoint, write_safetensors
-from digseg_nodes.core.mask_decoder import LORA_CONFIG, MaskDecoder
+from digseg_nodes.core.mask_decoder import LORA_CONFIG, PREFIX, MaskDecoder
 from train.learning.divergence import refuse_not_finite
 
 COMPONENT = "mask_decoder"
@@ -42,6 +42,6 @@ def _write_lora(path: Path, decoder: MaskDecoder, lora: Path) -> None:
     with safe_open(str(lora), framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{COMPONENT}.")}
-    tensors |= {f"{COMPONENT}.{name}": tensor for name, tensor in decoder_tensors(decoder).items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    tensors |= {PREFIX + name: tensor for name, tensor in decoder_tensors(decoder).items()}
     write_safetensors(path, tensors, {**metadata, LORA_CONFIG: json.dumps(decoder.config.to_dict())})

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from digseg_nodes.core.checkpoint import DTYPES, save_checkpoint
-from digseg_nodes.core.mask_decoder import MaskDecoder
+from digseg_nodes.core.mask_decoder import PREFIX, MaskDecoder
 from train.learning.divergence import refuse_not_finite
 from train.networks.bases import Networks
 from train.networks.lora import save_lora
@@ -60,7 +60,7 @@ def export_lora(
     metadata |= {"modelspec.license": config.export.license, "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
     adapters = {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
     if mask_decoder is not None:
-        adapters |= {f"mask_decoder.{name}": weight for name, weight in mask_decoder.named_parameters()}
+        adapters |= {PREFIX + name: weight for name, weight in mask_decoder.named_parameters()}
     refuse_not_finite(adapters, f"{path} was not written", OVERFLOW.format(config.export.dtype))
     save_lora(path, unet, alpha, DTYPES[config.export.dtype], metadata, mask_decoder)
 

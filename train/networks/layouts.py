@@ -22,6 +22,7 @@ from digseg_nodes.core.diffusers_folder import OWN_CONFIG
 from digseg_nodes.core.files import write_text
 from digseg_nodes.core.latent_space import SCALING_FACTOR, SEGMENTER_CHANNELS, segments
 from digseg_nodes.core.ldm_names import LDM_PREFIX, translate, unet_modules, vae_modules
+from digseg_nodes.core.mask_decoder import PREFIX
 from digseg_nodes.core.schedule import STABLE_DIFFUSION
 
 Components = dict[str, dict[str, Tensor]]
@@ -105,7 +106,7 @@ def write_ldm(path: Path, components: Components, config: CheckpointConfig, meta
     if text and not any(k.startswith(TEXT_PREFIX) for k in text):
         text, extra = {TEXT_PREFIX + k: v for k, v in text.items()}, {**extra, "digseg.text_prefix": TEXT_PREFIX}
     tensors |= {LDM_PREFIX["text_encoder"] + k: v for k, v in text.items()}
-    tensors |= {f"mask_decoder.{k}": v for k, v in components.get("mask_decoder", {}).items()}
+    tensors |= {PREFIX + k: v for k, v in components.get("mask_decoder", {}).items()}
     said = describe_config(config, metadata.get("modelspec.title", path.stem))
     write_safetensors(path, _contiguous(tensors), {**said, **metadata, **extra})
 
