@@ -6,7 +6,7 @@ Everything is tested by feature, never by version number, so that the same code 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +49,18 @@ from .core.checkpoint import (
 from .core.ddim import ddim_sample
 from .core.diffusers_folder import pipeline_folders
 from .core.draw import thumbnail
-from .core.engine import Progress
+from .core.engine import OnStep, Progress, halving
 from .core.file_names import safe_names
 from .core.foreign import describe_not_safetensors
 from .core.host_saved import METADATA_TENSOR, metadata_tensor
-from .core.latent_space import LATENT_CHANNELS, SCALING_FACTOR, SEGMENTER_CHANNELS, segments
+from .core.latent_space import (
+    LATENT_CHANNELS,
+    PIXELS_PER_LATENT,
+    PROMPT_TOKENS,
+    SCALING_FACTOR,
+    SEGMENTER_CHANNELS,
+    segments,
+)
 from .core.ldm_names import translate, vae_modules
 from .core.lora_fit import bias_of, does_not_fit, half_pairs, wrong_shapes
 from .core.lora_names import adapter_settings, layers_of, to_kohya
@@ -67,6 +74,7 @@ from .core.vae_layout import vae_layout
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from comfy.samplers import Sampler
     from comfy.sd import CLIP, VAE
 
 FOLDER = "digseg"
@@ -530,17 +538,17 @@ def encode_text(clip: CLIP | None, text: str) -> Tensor:
         raise ValueError(f"There is no CLIP: the loader it comes from found none in its file. {_OTHER_PARTS}")
     escaped = text.replace("\\(", "\\\\(").replace("\\)", "\\\\)")  # the host takes one backslash before a bracket away
     tokens = clip.tokenize(escaped, disable_weights=True)
-    return clip.encode_from_tokens(tokens)[:, :77].float()
+    return clip.encode_from_tokens(tokens)[:, :PROMPT_TOKENS].float()
 
 
 def check_vae(vae: VAE | None) -> None:
-    """Raises ValueError unless this is a VAE of Stable Diffusion's kind, with latents of four channels."""
+    """Raises ValueError unless this is a VAE of Stable Diffusion's kind, with latents of LATENT_CHANNELS channels."""
     if getattr(vae, "first_stage_model", None) is None:
         raise ValueError(f"There is no VAE: the loader it comes from found none in its file. {_OTHER_PARTS}")
-    if vae.latent_channels != 4:
+    if vae.latent_channels != LATENT_CHANNELS:
         raise ValueError(
-            f"This VAE makes latents of {vae.latent_channels} channels, DiGSeg models read 4. Use the VAE of the Stable "
-            "Diffusion 1.x or 2.x that the model was trained from, or of Load DiGSeg Checkpoint."
+            f"This VAE makes latents of {vae.latent_channels} channels, DiGSeg models read {LATENT_CHANNELS}. Use the VAE of the "
+            "Stable Diffusion 1.x or 2.x that the model was trained from, or of Load DiGSeg Checkpoint."
         )
 
 
@@ -561,22 +569,11 @@ def decode(vae: VAE, latents: Tensor) -> Tensor:
         return vae.first_stage_model.decode(batch.to(vae.device, vae.vae_dtype)).float().cpu()
 
     def run_tiled(batch: Tensor) -> Tensor:
-        return comfy.utils.tiled_scale(batch, run, 64, 64, 16, upscale_amount=8, output_device=torch.device("cpu"))
+        return comfy.utils.tiled_scale(
+            batch, run, 64, 64, 16, upscale_amount=PIXELS_PER_LATENT, output_device=torch.device("cpu")
+        )
 
-    return _finite(_halving(run, latents, run_tiled), "decoded mask", "VAE")
-
-
-def _halving(run: Callable[[Tensor], Tensor], batch: Tensor, last_resort: Callable[[Tensor], Tensor]) -> Tensor:
-    try:
-        return run(batch)
-    except Exception as error:
-        if not _is_oom(error):
-            raise
-    mm.soft_empty_cache()
-    if len(batch) == 1:
-        return last_resort(batch)
-    half = len(batch) // 2
-    return torch.cat([_halving(run, part, last_resort) for part in (batch[:half], batch[half:])])
+    return _finite(halving(HostEngine(vae=vae), run, latents, run_tiled), "decoded mask", "VAE")
 
 
 def _is_oom(error: Exception) -> bool:
@@ -651,8 +648,8 @@ def sample(
     image_latents: Tensor,
     noise: Tensor,
     schedule: DDIMSchedule,
-    on_step: Callable[[int, Tensor], None] | None = None,
-    sampler=None,
+    on_step: OnStep | None = None,
+    sampler: Sampler | None = None,
 ) -> Tensor:
     """One batch of mask latents through the host's model management with exact DDIM, or with a host SAMPLER.
 
@@ -757,7 +754,15 @@ class HostEngine:
             _PROBES[network] = probe_latents(self.encode_pixels)
         return _PROBES[network]
 
-    def sample(self, text, image, noise, schedule, on_step, sampler=None) -> Tensor:
+    def sample(
+        self,
+        text: Tensor,
+        image: Tensor,
+        noise: Tensor,
+        schedule: DDIMSchedule,
+        on_step: OnStep,
+        sampler: Sampler | None = None,
+    ) -> Tensor:
         """See `sample`."""
         return sample(self.model, text, image, noise, schedule, on_step, sampler)
 

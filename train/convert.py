@@ -27,6 +27,7 @@ if not __package__:
 
 from digseg_nodes.core.checkpoint import DTYPES, Checkpoint, CheckpointConfig, CheckpointError, open_checkpoint
 from digseg_nodes.core.latent_space import LATENT_CHANNELS
+from digseg_nodes.core.mask_targets import MASK_TARGETS
 from train.networks.bases import missing
 from train.networks.layouts import Components, write_folder, write_ldm, write_single, write_unet
 from train.settings.command import run
@@ -47,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the target; by default as it is")
     parser.add_argument("--components", type=Path, help="checkpoint to take a missing VAE and text encoder from")
     parser.add_argument("--average", type=Path, nargs="+", default=[], metavar="OTHER", help="average the U-Net with these")
-    parser.add_argument("--mask-target", choices=("auto", "binary", "overlay"), default="auto")
+    parser.add_argument("--mask-target", choices=("auto", *MASK_TARGETS), default="auto")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="edit the configuration")
     return parser.parse_args(arguments)
 

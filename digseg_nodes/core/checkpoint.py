@@ -25,13 +25,13 @@ from .host_saved import LARGEST, METADATA_TENSOR, metadata_of
 from .latent_space import LATENT_CHANNELS, SEGMENTER_CHANNELS
 from .ldm_names import LDM_PREFIX, names_from_ldm
 from .mask_decoder import PREFIX, MaskDecoder, MaskDecoderConfig, build_mask_decoder
+from .mask_targets import MASK_TARGETS
 from .schedule import check_scheduler
 from .untrusted import check_header, kind_of, parse_json, shown
 
 FORMAT = 1
 COMPONENTS = ("unet", "vae", "text_encoder", "mask_decoder")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
-MASK_TARGETS = ("binary", "overlay")
 INITIAL_NOISES = ("gaussian", "zero")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 """Precisions that weights are stored in, by the names they have in options and configurations."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from . import geometry, tiles
 from .encoded import EncodedImage, MaskSource
-from .engine import Engine, GuidedDecoder, Progress
+from .engine import Engine, GuidedDecoder, Progress, halving
 from .geometry import Geometry
-from .overlay_target import masks_from_pixels
+from .mask_targets import masks_from_pixels, shows_photo
 
 DECODERS = ("auto", "vae", "guided")
 
@@ -44,7 +43,7 @@ def read_masks(
     view) is finished before the next begins, in chunks that fit the memory, and only whole masks are kept.
     """
     kind = chosen_decoder(decoder, source.mask_decoder)
-    reader = GuidedReader(engine, source) if kind == "guided" else VaeReader(engine, source)
+    reader: Reader = GuidedReader(engine, source) if kind == "guided" else VaeReader(engine, source)
     canvas, count = Canvas(source.image, len(source.names), len(drawn), apart), len(source.names)
     for frame in range(len(source.image.latents)):
         shared = reader.look_at(frame)
@@ -111,7 +110,7 @@ class VaeReader:
 
     def look_at(self, frame: int) -> Tensor | None:
         """The photo [1,3,8h,8w] in [0,1] where masks are painted on it."""
-        return photo_at(self.source.image, frame, self.geometry) if self.source.mask_target == "overlay" else None
+        return photo_at(self.source.image, frame, self.geometry) if shows_photo(self.source.mask_target) else None
 
     def chunk(self) -> int:
         """What the engine's VAE takes."""
@@ -147,18 +146,6 @@ class GuidedReader:
     def read(self, latents: Tensor, shared: Any) -> Tensor:
         """One call of the decoder, or several where memory runs out."""
         return halving(self.engine, lambda part: self.source.mask_decoder.logits(part, shared).sigmoid(), latents)
-
-
-def halving(engine: Engine, run: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """run(batch), its batch halved and tried again when memory runs out."""
-    try:
-        return run(batch)
-    except Exception as error:
-        if len(batch) == 1 or not engine.is_out_of_memory(error):
-            raise
-    engine.release_memory()
-    half = len(batch) // 2
-    return torch.cat([halving(engine, run, part) for part in (batch[:half], batch[half:])])
 
 
 def photo_at(image: EncodedImage, frame: int, fitted: Geometry) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -113,3 +114,25 @@ class Engine(Protocol):
 
     def progress(self, total: int) -> Progress:
         """A new progress bar of `total` calls."""
+
+
+Items = TypeVar("Items", Tensor, list)
+
+
+def halving(
+    engine: Engine, run: Callable[[Items], Tensor], batch: Items, last_resort: Callable[[Items], Tensor] | None = None
+) -> Tensor:
+    """run(batch), item by item on dimension 0; when memory runs out, the batch is halved and tried again.
+
+    last_resort: what to do with a single item that does not fit; without it the error stays.
+    """
+    try:
+        return run(batch)
+    except Exception as error:
+        if not engine.is_out_of_memory(error) or (len(batch) == 1 and last_resort is None):
+            raise
+    engine.release_memory()
+    if len(batch) == 1:
+        return last_resort(batch)
+    half = len(batch) // 2
+    return torch.cat([halving(engine, run, part, last_resort) for part in (batch[:half], batch[half:])])

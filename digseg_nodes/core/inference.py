@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from . import ddim, decoding, geometry, masks, schedule, tiles
 from .checkpoint import CheckpointConfig
 from .encoded import EncodedImage, EncodedPrompts, MaskLatent, MaskSource
-from .engine import Engine, Progress
+from .engine import Engine, Progress, halving
 from .preview import MaskPreview
 from .prompts import Prompt, excluded_names
 
@@ -190,9 +191,8 @@ def sample_masks(
 ) -> MaskLatent:
     """Mask latents for every frame and prompt, in chunks that fit the free memory.
 
-    The latents of a prompt's wordings and
-    of the ensemble's noises are averaged (3.7). Noise depends on seed and member alone, so a mask never depends on what
-    else was asked for.
+    The latents of a prompt's wordings and of the ensemble's noises are averaged (3.7). Noise depends on seed and member alone,
+    so a mask never depends on what else was asked for.
     """
     config = engine.config
     _check_width(prompts, config)
@@ -205,7 +205,7 @@ def sample_masks(
     preview = MaskPreview(image, config.mask_target) if progress.previews and image.probe is not None else None
     run = _Run(engine, prompts, image, noises, settings.schedule(config), settings.sampler, progress, preview)
     for chunk in _chunks(_jobs(prompts, len(image.latents), members), engine.sample_chunk(tuple(shape[1:]))):
-        latents = _sample_chunk(run, chunk)
+        latents = halving(engine, partial(_sample_chunk, run), chunk)
         for job, latent in zip(chunk, latents, strict=True):
             out[job.member, job.frame * count + job.prompt] += latent / len(prompts.embeddings[job.prompt])
     kept = out if members > 1 else None
@@ -274,26 +274,22 @@ class _Run:
 
 
 def _sample_chunk(run: _Run, chunk: list[_Job]) -> Tensor:
-    """One batch of jobs → [N,4,h,w]; halved and tried again when memory runs out."""
+    """One batch of jobs → [N,4,h,w]."""
     before = run.progress.done
+    text = torch.stack([run.prompts.embeddings[job.prompt][job.wording] for job in chunk])  # [N,77,D]
+    photo = torch.stack([run.image.latents[job.frame] for job in chunk])  # [N,4,h,w]
+    noise = torch.stack([run.noises[job.member] for job in chunk])  # [N,4,h,w]
+
+    def on_step(_i: int, x0: Tensor) -> None:
+        due = run.preview is not None and run.preview.due()
+        picture = run.preview.draw(chunk[0].frame, chunk[0].prompt, x0[0]) if due else None
+        run.progress.advance(len(chunk), picture)
+
     try:
-        text = torch.stack([run.prompts.embeddings[job.prompt][job.wording] for job in chunk])  # [N,77,D]
-        photo = torch.stack([run.image.latents[job.frame] for job in chunk])  # [N,4,h,w]
-        noise = torch.stack([run.noises[job.member] for job in chunk])  # [N,4,h,w]
-
-        def on_step(_i: int, x0: Tensor) -> None:
-            due = run.preview is not None and run.preview.due()
-            picture = run.preview.draw(chunk[0].frame, chunk[0].prompt, x0[0]) if due else None
-            run.progress.advance(len(chunk), picture)
-
         return run.engine.sample(text, photo, noise, run.plan, on_step, run.sampler).cpu()
-    except Exception as error:
-        if len(chunk) == 1 or not run.engine.is_out_of_memory(error):
-            raise
-    run.engine.release_memory()
-    run.progress.done = before  # the steps of the failed call are made again
-    half = len(chunk) // 2
-    return torch.cat([_sample_chunk(run, part) for part in (chunk[:half], chunk[half:])])
+    except Exception:
+        run.progress.done = before  # where memory ran out, the steps of this call are made again
+        raise
 
 
 def decode_masks(

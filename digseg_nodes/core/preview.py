@@ -13,7 +13,7 @@ from torch import Tensor
 from . import geometry
 from .draw import to_picture
 from .encoded import EncodedImage
-from .overlay_target import OBSERVABLE
+from .mask_targets import OBSERVABLE, shows_photo
 from .palettes import palette
 from .pixels import from_bytes
 
@@ -66,7 +66,7 @@ class MaskPreview:
     def _soft(self, frame: int, x0: Tensor, size: tuple[int, int]) -> Tensor:
         """How much of a mask x0 [4,h,w] shows, as the model draws masks: white on black, or on the photo. [H,W,1] in [0,1]."""
         soft = self._brightness(x0)
-        if self.mask_target == "overlay":
+        if shows_photo(self.mask_target):
             photo = self._brightness(self.image.latents[frame])
             soft = ((soft - photo) / (1 - photo).clamp(min=OBSERVABLE)).clamp(0, 1)
         fitted = self.image.geometry

@@ -36,12 +36,12 @@ class DiGSegCheckpointLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, mask_target="auto"):
+    def fingerprint_inputs(cls, checkpoint: str, mask_target: str = "auto") -> tuple:
         """Reload when the file changes, as it does while its owner trains it."""
         return (host.fingerprint(checkpoint), mask_target)
 
     @classmethod
-    def execute(cls, checkpoint, mask_target="auto") -> io.NodeOutput:
+    def execute(cls, checkpoint: str, mask_target: str = "auto") -> io.NodeOutput:
         opened = host.open_named(checkpoint, mask_target=mask_target)
         return io.NodeOutput(host.load_model(opened), host.load_clip(opened), host.load_vae(opened))
 
@@ -78,10 +78,10 @@ class DiGSegUNETLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint, weight_dtype, mask_target="auto"):
+    def fingerprint_inputs(cls, checkpoint: str, weight_dtype: str, mask_target: str = "auto") -> tuple:
         """Reload when the file or the precision changes."""
         return (host.fingerprint(checkpoint), weight_dtype, mask_target)
 
     @classmethod
-    def execute(cls, checkpoint, weight_dtype, mask_target="auto") -> io.NodeOutput:
+    def execute(cls, checkpoint: str, weight_dtype: str, mask_target: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(host.load_model(host.open_named(checkpoint, mask_target=mask_target), weight_dtype))

@@ -42,7 +42,7 @@ class DiGSegLoraLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model, lora, strength):
+    def fingerprint_inputs(cls, model: ModelPatcher, lora: str, strength: float) -> tuple:
         """Apply again when the file changes."""
         return (host.lora_fingerprint(lora), strength)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..core.encoded import EncodedImage, EncodedPrompts, MaskLatent
-    from ..host import CLIP, VAE, ModelPatcher
+    from ..host import CLIP, VAE, ModelPatcher, Sampler
 
 NO_PRESET = "none"
 
@@ -136,7 +136,7 @@ class DiGSegSampler(io.ComfyNode):
         steps: int,
         ensemble: int,
         sigmas: Tensor | None = None,
-        sampler: Any = None,
+        sampler: Sampler | None = None,
     ) -> io.NodeOutput:
         settings = inference.SamplerSettings(seed, steps, ensemble, sigmas, sampler)
         return io.NodeOutput(inference.sample_masks(host.HostEngine(model), prompts, image, settings))

@@ -99,7 +99,7 @@ class DiGSegBaseLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint):
+    def fingerprint_inputs(cls, checkpoint: str) -> float | str:
         """Reload when the file changes."""
         return host.fingerprint(checkpoint)
 

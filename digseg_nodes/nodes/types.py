@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from .. import host
-from ..core.checkpoint import MASK_TARGETS
 from ..core.decoding import DECODERS
+from ..core.mask_targets import MASK_TARGETS
 from ..core.masks import EMPTY_MASK, IF_EMPTY, MODES
 
 DigsegMasks = io.Custom("DIGSEG_MASKS")

@@ -13,7 +13,7 @@ from transformers import CLIPTokenizer
 from digseg_nodes.core.checkpoint import CheckpointError, open_checkpoint, save_checkpoint
 from digseg_nodes.core.ddim import initial_noise
 from digseg_nodes.core.ldm_names import translate, unet_modules, vae_modules
-from digseg_nodes.core.overlay_target import unblend
+from digseg_nodes.core.mask_targets import unblend
 from digseg_nodes.core.prompts import parse_prompts
 from digseg_nodes.core.schedule import ddim_schedule
 from tests.parity.builders import (

@@ -1,19 +1,24 @@
 """What a mask decoder learns from: predictions as the nodes make them, aligned cuts, a loss that minds unknown pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from digseg_nodes.core.geometry import plan_geometry
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings, encode_image, encode_prompts, sample_masks
+from digseg_nodes.core.mask_targets import drawn
 from digseg_nodes.core.prompts import Prompt
 from tests.train.helpers import EPSILON_SCHEDULER, tiny_base
 from train.data.augment import repainted
 from train.data.base import Query, Sample, Source
+from train.data.prepare import prepare
 from train.learning.decoder_batches import BatchSettings, DecoderBatches
 from train.learning.decoder_pairs import (
     PairSettings,
     chosen_places,
+    encode_mask,
     make_pairs,
     pair_path,
     predicted_pair,
@@ -22,6 +27,7 @@ from train.learning.decoder_pairs import (
     stored_geometry,
 )
 from train.learning.mask_loss import mask_loss
+from train.networks.bases import encode_pixels, scaling
 from train.networks.engine import open_segmenter
 from train.scoring.predictions import as_float
 
@@ -71,6 +77,17 @@ def test_predictions_are_those_of_the_inference_loop(engine):
     assert {tuple(pair.latents[:, k].flatten().tolist()[:4]) for k in range(2)} == found
     assert pair.latents.shape == (2, 2, *image.latents.shape[1:])
     assert pair.masks[0].any() and not pair.masks[1].any()
+
+
+@pytest.mark.parametrize("target", ["binary", "overlay"])
+def test_the_latent_of_a_true_mask_is_the_one_the_model_was_taught(engine, target):
+    sample = Squares(1, (90, 50)).sample(0)  # filled up, and with soft edges at 64 pixels
+    networks = replace(engine.networks, config=replace(engine.networks.config, mask_target=target))
+    other = replace(engine, networks=networks)
+    image = encode_image(other, as_float(sample.image), ImageSettings())
+    taught = prepare(sample, 64, networks.config.photo_shape)
+    expected = encode_pixels(networks.vae, drawn(taught.soft, taught.pixels[None], target)) / scaling(networks.vae)
+    assert torch.allclose(encode_mask(other, image, sample.queries[0], sample), expected, atol=1e-3)
 
 
 def _plans(engine, settings: PairSettings) -> list[SamplerSettings]:

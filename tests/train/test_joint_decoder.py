@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from digseg_nodes.core.checkpoint import open_checkpoint
-from train.latents.guides import Guides, draw_view, latent_size
+from train.latents.guides import Guides, draw_view
 from train.learning.forecast import estimate
 from train.learning.loop import Trainer
 from train.learning.resume import latest_state, load_state
@@ -103,7 +103,7 @@ def test_pictures_are_those_of_the_sample_whatever_the_view(config_file):
     for step in range(12):
         sample = guides.sample(0, 0)
         seen = guides.seen(sample)
-        view = guides.view(step, 0, latent_size(seen))
+        view = guides.view(step, 0, seen.latent)
         photo, truth, known = guides.picture(sample, seen, view, step, 0)
         sizes.add((view.scale, photo.shape[-1]))
         assert photo.shape[-2:] == truth.shape == known.shape == tuple(8 * view.scale * side for side in view.window[2:])

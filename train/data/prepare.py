@@ -42,8 +42,8 @@ def prepare(sample: Sample, resolution: int, shape: str = "own", like: tuple[int
     masks = torch.from_numpy(np.stack(soft)) if soft else torch.zeros((0, *geometry.resized))
     return Prepared(
         fit(from_bytes(sample.image)[None], geometry)[0] * 2 - 1,  # [H,W,3] uint8 -> [3,h,w] in [-1,1]
-        _filled_up(masks, geometry),
-        _valid_latents(_filled_up(_known(sample, geometry), geometry)),
+        filled_up(masks, geometry),
+        _valid_latents(filled_up(_known(sample, geometry), geometry)),
     )
 
 
@@ -63,7 +63,7 @@ def _known(sample: Sample, geometry: Geometry) -> Tensor:
     return torch.from_numpy(covered_share(~sample.ignore, geometry.resized) > 0)[None]
 
 
-def _filled_up(values: Tensor, geometry: Geometry) -> Tensor:
+def filled_up(values: Tensor, geometry: Geometry) -> Tensor:
     """[K,*geometry.resized] -> [K,*geometry.padded], zero where the photo was filled up."""
     bottom, right = (p - r for p, r in zip(geometry.padded, geometry.resized, strict=True))
     return F.pad(values, (0, right, 0, bottom))
@@ -74,16 +74,3 @@ def _valid_latents(known: Tensor) -> Tensor | None:
     if known.all():
         return None
     return F.max_pool2d(known.float(), PIXELS_PER_LATENT)[0] > 0.5
-
-
-def mask_pixels(masks: Tensor) -> Tensor:
-    """The paper's segmentation map (section 3.4): [0,1] to [-1,+1] in three equal channels. [K,H,W] -> [K,3,H,W]."""
-    return (masks.float() * 2 - 1)[:, None].expand(-1, 3, -1, -1)
-
-
-def drawn(masks: Tensor, pixels: Tensor, target: str) -> Tensor:
-    """What mask latents are encoded from, [K,3,H,W] in [-1,1]: `binary`, white on black, or `overlay`, white on the photos.
-
-    masks: [K,H,W] in [0,1]. pixels: their photos [K,3,H,W] in [-1,1].
-    """
-    return mask_pixels(masks) if target == "binary" else torch.lerp(pixels, torch.ones_like(pixels), masks[:, None].float())

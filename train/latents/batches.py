@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
 from train.data.base import Sample
-from train.latents.guides import Guides, Size, latent_size
+from train.latents.guides import Guides, Size
 from train.latents.latent_cache import LatentCache
 from train.latents.row_store import Rows
 from train.latents.sampler import Sampler
@@ -25,7 +25,7 @@ from train.settings.train_config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a micro-batch is asked and answered, whatever its pictures are given as.
+    """What a micro-batch holds besides its pictures: conditioning (texts, timesteps, noise) and targets on pixels.
 
     noise [B,4,h,w] float32; text [B,77,D]; timesteps int64 [B]; valid [B,1,h,w] float32 or None when every label is known;
     truth [B,8h,8w] float32 in {0,1}, None unless the loss is on pixels. For the guided mask decoder: photo [B,3,H,W] in [-1,1],
@@ -149,11 +149,11 @@ class Batches(torch.utils.data.Dataset, ABC):
         sizes to plan for instead of their own."""
         positions = range(*part.indices(self.share.total))
         seen = [self.guides.seen(*one) for one in zip(samples, like, strict=True)]
-        view = self.guides.view(step, part.start, latent_size(seen[0]))
+        view = self.guides.view(step, part.start, seen[0].latent)
         asked = zip(samples, seen, positions, strict=True)
         pictures = [self.guides.picture(sample, geometry, view, step, at) for sample, geometry, at in asked]
         photo, outline, known = (torch.stack(column) for column in zip(*pictures, strict=True))
-        shape = (self.channels, *latent_size(seen[0]))
+        shape = (self.channels, *seen[0].latent)
         jitter = torch.stack([self.guides.jitter(shape, step, at) for at in positions])
         return {"photo": photo, "outline": outline, "known": known, "window": view.window, "jitter": jitter}
 

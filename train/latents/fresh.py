@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from digseg_nodes.core.geometry import plan_geometry
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from digseg_nodes.core.mask_targets import drawn
 from train.data.augment import augment
 from train.data.base import Sample, Source
-from train.data.prepare import drawn, prepare
+from train.data.prepare import prepare
 from train.latents.batches import Asked, Batch, Batches, PixelBatch
 from train.latents.encoder import Encoder
 from train.latents.guides import Size

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from digseg_nodes.core.geometry import Geometry, fit, plan_geometry
@@ -14,6 +13,7 @@ from digseg_nodes.core.pixels import from_bytes
 from train.data.area import covered_share, soft_mask
 from train.data.augment import repainted
 from train.data.base import DataError, Sample, Source
+from train.data.prepare import filled_up
 
 Size = tuple[int, int]
 
@@ -40,11 +40,6 @@ def draw_view(rng: np.random.Generator, size: Size, guide: int) -> View:
     return View(scale, (*corner, *window))
 
 
-def latent_size(geometry: Geometry) -> Size:
-    """(height, width) of the latent of a photo seen as `geometry`."""
-    return geometry.padded[0] // PIXELS_PER_LATENT, geometry.padded[1] // PIXELS_PER_LATENT
-
-
 def enlarged(seen: Geometry, cell: int) -> Geometry:
     """The geometry whose latent pixels are `cell` pixels wide: the same view as `seen`, what is filled up included."""
     resized, padded = (tuple(side * cell // PIXELS_PER_LATENT for side in size) for size in (seen.resized, seen.padded))
@@ -53,17 +48,12 @@ def enlarged(seen: Geometry, cell: int) -> Geometry:
 
 def fit_mask(mask: np.ndarray, geometry: Geometry) -> Tensor:
     """A mask bool [H,W] at the size of a geometry: bool [*geometry.padded], as masks are taught to the U-Net."""
-    return _filled_up(soft_mask(mask, geometry.resized) > 0.5, geometry)
+    return filled_up(torch.from_numpy(soft_mask(mask, geometry.resized) > 0.5), geometry)
 
 
 def fit_known(known: np.ndarray, geometry: Geometry) -> Tensor:
     """Where labels are known, bool [H,W], at the size of a geometry: bool [*geometry.padded], not known where it is filled up."""
-    return _filled_up(covered_share(known, geometry.resized) > 0.5, geometry)
-
-
-def _filled_up(flags: np.ndarray, geometry: Geometry) -> Tensor:
-    bottom, right = (p - r for p, r in zip(geometry.padded, geometry.resized, strict=True))
-    return F.pad(torch.from_numpy(flags), (0, right, 0, bottom))
+    return filled_up(torch.from_numpy(covered_share(known, geometry.resized) > 0.5), geometry)
 
 
 class Guides:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from digseg_nodes.core.geometry import plan_geometry
+from digseg_nodes.core.mask_targets import drawn, shows_photo
 from train.data.base import ABSENT_GROUPS, DataError, Query, Sample, Source
-from train.data.prepare import Prepared, drawn, prepare
+from train.data.prepare import Prepared, prepare
 from train.latents.encoder import Encoder
 from train.latents.manifest import Encoded, Manifest
 from train.latents.row_store import RowStore, digest
@@ -119,7 +120,7 @@ class LatentCache:
 
     def target_key(self, image: bytes, mask: bytes) -> bytes:
         """Digest of the latent to learn: of the mask alone, or of the mask painted on its photo."""
-        return mask if self.target == "binary" else digest(image + mask)
+        return digest(image + mask) if shows_photo(self.target) else mask
 
     def fill(self, source: Source, progress: bool = True) -> None:
         """Encode what is missing of every image of a source, together with whoever else is at it; ends when all is there.

@@ -22,8 +22,11 @@ from digseg_nodes.core.files import written_atomically
 from digseg_nodes.core.geometry import Geometry, fit
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings, encode_image, encode_prompts, sample_masks
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from digseg_nodes.core.mask_targets import drawn
 from digseg_nodes.core.prompts import Prompt
+from train.data.area import soft_mask
 from train.data.base import DataError, Query, Sample, Source
+from train.data.prepare import filled_up
 from train.latents.guides import enlarged, fit_known, fit_mask
 from train.scoring.predictions import as_float
 
@@ -145,9 +148,10 @@ def stored_geometry(seen: Geometry, largest: float) -> Geometry:
 
 def encode_mask(engine: Engine, image: EncodedImage, query: Query, sample: Sample) -> Tensor:
     """The latent of a query's true mask as the model was taught to draw it: [1,4,h,w], unscaled."""
-    mask = torch.from_numpy(_mask_of(query, sample))[None, :, :, None]  # [1,H,W,1]
-    drawn = image.image.masked_fill(mask, 1.0) if engine.config.mask_target == "overlay" else mask.float()
-    return engine.encode_pixels(fit(drawn, image.geometry))
+    fitted = image.geometry
+    taught = filled_up(torch.from_numpy(soft_mask(_mask_of(query, sample), fitted.resized))[None], fitted)  # [1,*padded]
+    pixels = drawn(taught, fit(image.image, fitted) * 2 - 1, engine.config.mask_target)  # [1,3,*padded] in [-1,1]
+    return engine.encode_pixels(pixels * 0.5 + 0.5)
 
 
 def read_pair(path: Path) -> Pair:

@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from digseg_nodes.core.checkpoint import PREDICTION_TYPES
+from digseg_nodes.core.geometry import PHOTO_SHAPES
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from digseg_nodes.core.mask_targets import MASK_TARGETS, shows_photo
 from train.data.augment import Augmentation
 from train.data.config import DataConfig, load_data
 from train.settings.bounds import Batch, Calls, Count, Interval, Seed, Share, Side, Steps, Workers, whole
@@ -137,7 +140,7 @@ class TrainConfig(Strict):
     cache_latents: bool = True
     seed: Seed = 0
     resolution: Annotated[Side, Field(multiple_of=PIXELS_PER_LATENT)] = 512
-    photo_shape: Literal["own", "whole", "square"] | None = None
+    photo_shape: Literal[PHOTO_SHAPES] | None = None
     steps: Steps = 20000
     batch_size: Batch = 8
     gradient_accumulation: whole(1, 4096, "micro-batches of one step") = 1
@@ -152,8 +155,8 @@ class TrainConfig(Strict):
     log_every: Interval = 10
     tensorboard: bool = False
     objective: Literal["diffusion", "end_to_end"] = "diffusion"
-    target: Literal["binary", "overlay"] = "binary"
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    target: Literal[MASK_TARGETS] = "binary"
+    prediction_type: Literal[PREDICTION_TYPES] | None = None
     zero_terminal_snr: bool | None = None
     noise: Noise = Noise()
     end_to_end: EndToEnd = EndToEnd()
@@ -169,8 +172,8 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _combinations(self):
         """Settings that exclude each other."""
-        if self.target == "overlay" and self.objective == "end_to_end" and self.end_to_end.loss in ("pixel", "both"):
-            raise ValueError("target: overlay has no pixel loss; use end_to_end.loss: latent or target: binary")
+        if shows_photo(self.target) and self.objective == "end_to_end" and self.end_to_end.loss in ("pixel", "both"):
+            raise ValueError(f"target: {self.target} has no pixel loss; use end_to_end.loss: latent or target: binary")
         if self.batch_size * self.gradient_accumulation * self.resolution**2 > PIXELS_AT_ONCE:
             raise ValueError("batch_size x gradient_accumulation x resolution² must be 2^32 at most: pixels of one step")
         if self.mask_decoder and self.objective != "end_to_end":

@@ -1,13 +1,34 @@
-"""Masks from models that paint the mask white onto the photo (`mask_target: overlay`, cocogold) instead of on black."""
+"""How a model draws its masks, the checkpoint's `mask_target`: what is encoded in training, and how it is read again.
+
+binary: white on black, the paper's 3.4. overlay: white painted onto the photo, as cocogold does.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .masks import soft_mask
 
+MASK_TARGETS = ("binary", "overlay")
 OBSERVABLE = 0.05
 """Distance to white, in [0, 1], below which a pixel's white paint cannot be told from the photo."""
+
+
+def shows_photo(mask_target: str) -> bool:
+    """Whether what is drawn is painted on the photo, so that it cannot be drawn or read without it."""
+    return mask_target == "overlay"
+
+
+def drawn(masks: Tensor, pixels: Tensor, mask_target: str) -> Tensor:
+    """What mask latents are encoded from, [K,3,H,W] in [-1,1]: three equal channels in black and white, or painted photos.
+
+    masks: [K,H,W] in [0,1]. pixels: their photos [K,3,H,W] in [-1,1]; only where `shows_photo`.
+    """
+    weights = masks[:, None].float()  # [K,1,H,W]
+    if shows_photo(mask_target):
+        return torch.lerp(pixels, torch.ones_like(pixels), weights)
+    return (weights * 2 - 1).expand(-1, 3, -1, -1)
 
 
 def unblend(decoded: Tensor, image: Tensor) -> Tensor:
@@ -27,6 +48,6 @@ def unblend(decoded: Tensor, image: Tensor) -> Tensor:
 def masks_from_pixels(decoded: Tensor, image: Tensor, mask_target: str) -> Tensor:
     """Soft masks [N,H,W] from decoded pixels [N,3,H,W] in [-1,1], drawn as the checkpoint's mask_target says.
 
-    image: the photo at the same size, [N,3,H,W] in [0,1]; only `overlay` looks at it.
+    image: the photo at the same size, [N,3,H,W] in [0,1]; only where `shows_photo`.
     """
-    return unblend(decoded, image) if mask_target == "overlay" else soft_mask(decoded)
+    return unblend(decoded, image) if shows_photo(mask_target) else soft_mask(decoded)

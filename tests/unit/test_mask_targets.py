@@ -1,11 +1,11 @@
-"""Un-blending masks painted white on the photo, where thresholding whiteness fails."""
+"""Masks as models draw them, read again; un-blending white paint on the photo, where thresholding whiteness fails."""
 
 import pytest
 import torch
 
+from digseg_nodes.core.mask_targets import MASK_TARGETS, drawn, masks_from_pixels, shows_photo, unblend
 from digseg_nodes.core.masks import soft_mask
 from digseg_nodes.core.metrics import iou
-from digseg_nodes.core.overlay_target import masks_from_pixels, unblend
 
 
 def scene(seed: int = 0):
@@ -52,8 +52,17 @@ def test_one_saturated_channel_is_no_obstacle():
     assert torch.allclose(unblend(painted(image, mask), image), mask, atol=1e-5)
 
 
-def test_dispatch():
+@pytest.mark.parametrize("target", MASK_TARGETS)
+def test_what_is_drawn_is_read_again(target):
     image, mask = scene()
-    on_black = mask[:, None].expand(-1, 3, -1, -1) * 2 - 1
-    assert torch.allclose(masks_from_pixels(on_black, image, "binary"), mask, atol=1e-6)
-    assert torch.allclose(masks_from_pixels(painted(image, mask), image, "overlay"), mask, atol=1e-5)
+    pixels = drawn(mask, image * 2 - 1, target)
+    assert pixels.shape == image.shape and pixels.min() >= -1 and pixels.max() <= 1
+    assert torch.allclose(masks_from_pixels(pixels, image, target), mask, atol=1e-5)
+    other = drawn(mask, image.flip(-1) * 2 - 1, target)
+    assert torch.equal(pixels, other) != shows_photo(target)
+
+
+def test_white_on_black_and_white_on_the_photo():
+    image, mask = scene()
+    assert torch.equal(drawn(mask, image * 2 - 1, "binary"), mask[:, None].expand(-1, 3, -1, -1) * 2 - 1)
+    assert torch.allclose(drawn(mask, image * 2 - 1, "overlay"), painted(image, mask), atol=1e-6)
