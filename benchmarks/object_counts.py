@@ -29,7 +29,7 @@ SIZE = (2160, 3840)
 def objects(soft: torch.Tensor, settings: ObjectSettings = SETTINGS) -> list:
     """The objects of one soft mask [H,W]."""
     found = Masks(soft[None, None], ("x",), torch.zeros(1, *soft.shape, 3))
-    return split_objects(found.choose(""), THRESHOLD, settings)
+    return split_objects(found.choose("", THRESHOLD), settings)
 
 
 def counts(scenes: int) -> dict[str, float]:

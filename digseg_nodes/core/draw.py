@@ -44,8 +44,8 @@ def draw_overlay(found: Masks, threshold: float = 0.0) -> Tensor:
 
     Excluded prompts are taken away from the others and not drawn themselves.
     """
-    choice, tau = found.choose(""), found.threshold_or(threshold)
-    hard = (choice.mask(index, "hard", tau) for index in choice.chosen)
+    choice = found.choose("", threshold)
+    hard = (choice.mask(index, "hard") for index in choice.chosen)
     return overlay(found.image, hard, from_bytes(palette(len(found.names))[list(choice.chosen)]))
 
 

@@ -60,11 +60,12 @@ class Masks:
         hint = f" Did you mean {self.names[folded.index(near[0])]!r}?" if near else ""
         raise ValueError(f"There is no mask named {wanted!r}.{hint} The masks here are: {', '.join(map(repr, self.names))}.")
 
-    def choose(self, text: str) -> Choice:
+    def choose(self, text: str, threshold: float = 0.0) -> Choice:
         """The masks that lines of text name: one name a line, written as in a prompt list, so that one text serves both.
 
         Synonyms behind a colon are ignored; what a line with - names is taken away. An empty text, or one of such lines
-        alone, chooses all masks that the prompt list did not exclude. ValueError for an unknown name.
+        alone, chooses all masks that the prompt list did not exclude. threshold: see `threshold_or`. ValueError for an unknown
+        name.
         """
         chosen, removed = [], []
         for line in text.splitlines():
@@ -74,7 +75,7 @@ class Masks:
         if not chosen:
             chosen = [i for i, name in enumerate(self.names) if name not in self.excluded]
             removed += [i for i, name in enumerate(self.names) if name in self.excluded]
-        return Choice(self, tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(removed)))
+        return Choice(self, tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(removed)), self.threshold_or(threshold))
 
     def _named(self, line: str) -> tuple[int, bool]:
         """(position, whether it is to be taken away) of the mask that a line names; a name as it stands goes first."""
@@ -86,30 +87,34 @@ class Masks:
 
 @dataclass(frozen=True)
 class Choice:
-    """Some masks of a Masks, and those that are taken away from them, by their positions."""
+    """Some masks of a Masks, and those that are taken away from them, by their positions.
+
+    threshold: in (0,1], where a soft mask becomes a hard one.
+    """
 
     found: Masks
     chosen: tuple[int, ...]
     removed: tuple[int, ...]
+    threshold: float
 
     def names(self) -> tuple[str, ...]:
         """Labels of the chosen masks."""
         return tuple(self.found.names[i] for i in self.chosen)
 
-    def mask(self, index: int, mode: str, threshold: float) -> Tensor:
-        """The mask number `index` without what is taken away: [B,H,W], mode "soft" or "hard" (threshold in (0,1])."""
-        return self._left(self.found.soft[:, index], mode, threshold)
+    def mask(self, index: int, mode: str) -> Tensor:
+        """The mask number `index` without what is taken away: [B,H,W], mode "soft" or "hard"."""
+        return self._left(self.found.soft[:, index], mode)
 
-    def united(self, mode: str, threshold: float) -> Tensor:
-        """All chosen masks together, without what is taken away: [B,H,W], mode "soft" or "hard" (threshold in (0,1])."""
-        return self._left(union(self.found.soft[:, list(self.chosen)]), mode, threshold)
+    def united(self, mode: str) -> Tensor:
+        """All chosen masks together, without what is taken away: [B,H,W], mode "soft" or "hard"."""
+        return self._left(union(self.found.soft[:, list(self.chosen)]), mode)
 
-    def _left(self, soft: Tensor, mode: str, threshold: float) -> Tensor:
+    def _left(self, soft: Tensor, mode: str) -> Tensor:
         check_choice("mode", mode, MODES)
         removed = union(self.found.soft[:, list(self.removed)])
         if mode == "soft":
             return subtract(soft, removed)
-        return subtract(harden(soft, threshold), harden(removed, threshold))
+        return subtract(harden(soft, self.threshold), harden(removed, self.threshold))
 
 
 def subtract(mask: Tensor, removed: Tensor) -> Tensor:
@@ -137,7 +142,7 @@ def pick(found: Masks, names: str, mode: str, threshold: float) -> Tensor:
 
     threshold: 0 for the checkpoint's. ValueError for an unknown name or mode.
     """
-    return found.choose(names).united(mode, found.threshold_or(threshold))
+    return found.choose(names, threshold).united(mode)
 
 
 def fill_empty(mask: Tensor, hard: Tensor, if_empty: str) -> Tensor:

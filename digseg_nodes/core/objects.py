@@ -73,14 +73,11 @@ class FoundObject:
         return (left + right) / 2, (top + bottom) / 2
 
 
-def split_objects(choice: Choice, threshold: float, settings: ObjectSettings) -> list[FoundObject]:
-    """The objects of the chosen masks: frame by frame, within a frame prompt by prompt, within a prompt as `settings.sort` says.
-
-    threshold: in (0,1], where a soft mask becomes a hard one.
-    """
+def split_objects(choice: Choice, settings: ObjectSettings) -> list[FoundObject]:
+    """Objects of the chosen masks: frame by frame, within a frame prompt by prompt, within a prompt as `settings.sort` says."""
     objects = []
     for index, label in zip(choice.chosen, choice.names(), strict=True):
-        soft, hard = choice.found.soft[:, index], choice.mask(index, "hard", threshold)
+        soft, hard = choice.found.soft[:, index], choice.mask(index, "hard")
         for frame in range(len(soft)):
             values = soft[frame].detach().float().cpu().numpy()
             objects += _split(values, hard[frame].cpu().numpy() > 0, label, frame, settings)

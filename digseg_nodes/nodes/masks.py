@@ -103,7 +103,7 @@ class DiGSegListMasks(io.ComfyNode):
 
     @classmethod
     def execute(cls, masks: Masks, names: str, mode: str, threshold: float, frame: int) -> io.NodeOutput:
-        choice, tau = masks.choose(names), masks.threshold_or(threshold)
-        every = [choice.mask(index, mode, tau) for index in choice.chosen]
+        choice = masks.choose(names, threshold)
+        every = [choice.mask(index, mode) for index in choice.chosen]
         batch = torch.stack([mask[min(frame, len(mask) - 1)] for mask in every])
         return io.NodeOutput(batch, every, list(choice.names()))

@@ -63,7 +63,7 @@ class DiGSegSplitObjects(io.ComfyNode):
         settings = objects.ObjectSettings(smallest, largest, fill_holes, close_gaps, connectivity, sort, keep, number)
         found = mask_ops.as_masks(masks, mask, image)
         size, frames = tuple(found.image.shape[1:3]), len(found.image)
-        parts = objects.split_objects(found.choose(names), found.threshold_or(threshold), settings)
+        parts = objects.split_objects(found.choose(names, threshold), settings)
         overlay = draw_objects(found.image, parts, padding)
         facts = objects.table(parts, size, padding), len(parts)
         if parts:

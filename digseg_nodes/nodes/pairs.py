@@ -78,8 +78,8 @@ class DiGSegSavePair(io.ComfyNode):
         pair_id: str = "",
     ) -> io.NodeOutput:
         found = mask_ops.of_photo(masks, mask, image, class_name)
-        choice, tau = found.choose(class_name if masks is not None else ""), found.threshold_or(threshold)
-        hard = {found.names[index]: choice.mask(index, "hard", tau) for index in choice.chosen}
+        choice = found.choose(class_name if masks is not None else "", threshold)
+        hard = {found.names[index]: choice.mask(index, "hard") for index in choice.chosen}
         folder = host.data_set_folder(data_set)
         ids = save_pairs(folder, make_pairs(found.image, hard), pair_id)
         shown = with_words(draw_overlay(found.select(list(choice.chosen)), threshold), f"saved in {folder.name}")

@@ -82,6 +82,7 @@ def found_masks() -> Masks:
 
 def test_a_threshold_of_0_is_the_checkpoints():
     assert found_masks().threshold_or(0.0) == 0.2 and found_masks().threshold_or(0.4) == 0.4
+    assert [found_masks().choose("star", threshold).united("hard").sum() for threshold in (0.0, 0.4)] == [8, 0]
 
 
 def test_pick_unites_the_named_masks_or_all():

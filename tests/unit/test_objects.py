@@ -37,7 +37,7 @@ def squares(*boxes: tuple, frames: int = 1, value: float = 0.9) -> Masks:
 
 
 def split(found: Masks, settings: ObjectSettings = ALL, names: str = "") -> list:
-    return split_objects(found.choose(names), 0.5, settings)
+    return split_objects(found.choose(names, 0.5), settings)
 
 
 def test_parts_that_touch_nowhere_are_objects_with_box_area_and_score():
