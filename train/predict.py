@@ -33,10 +33,10 @@ def predict(arguments: argparse.Namespace) -> None:
     from accelerate.utils import gather_object
 
     from train.networks.engine import open_segmenter
-    from train.predicting.coco_json import write_coco
+    from train.predicting.coco_results import write_coco
     from train.predicting.masks_on_disk import Layout
     from train.predicting.photos import find_photos, share_of
-    from train.predicting.record import Record
+    from train.predicting.results import Results
 
     check_inference_options(arguments)
     prompts = read_prompts(arguments.prompts)
@@ -47,12 +47,12 @@ def predict(arguments: argparse.Namespace) -> None:
     arguments.decoder = decoder_of(segmenter.engine, arguments.decoder)
     threshold = segmenter.engine.config.threshold if arguments.threshold is None else arguments.threshold
     layout = Layout(arguments.output, word_names([prompt.name for prompt in prompts]))
-    record = Record(arguments.output, settings_of(arguments, prompts, threshold), processes.process_index)
-    record.check(arguments.overwrite)
-    done = record.done()
+    results = Results(arguments.output, settings_of(arguments, prompts, threshold), processes.process_index)
+    results.check(arguments.overwrite)
+    done = results.done()
     processes.wait_for_everyone()  # before anybody writes
     if processes.is_main_process:
-        record.begin()
+        results.begin()
         if hidden:
             print(f"left out as hidden: {', '.join(hidden)}", file=sys.stderr)
     left = [
@@ -60,12 +60,12 @@ def predict(arguments: argparse.Namespace) -> None:
         for photo in share_of(photos, processes.process_index, processes.num_processes)
         if (photo.name, photo.size) not in done or not layout.complete(photo.stem)
     ]
-    failed = gather_object(segment_all(left, segmenter, prompts, threshold, arguments, layout, record))
+    failed = gather_object(segment_all(left, segmenter, prompts, threshold, arguments, layout, results))
     if not processes.is_main_process:
         return
-    record.merge(photos)
+    results.merge(photos)
     if arguments.coco:
-        write_coco(record, [prompt.name for prompt in prompts])
+        write_coco(results, [prompt.name for prompt in prompts])
     if failed:
         named = ", ".join(map(shortened, sorted(failed)[:10])) + (" ..." if len(failed) > 10 else "")
         raise DataError(
@@ -74,7 +74,7 @@ def predict(arguments: argparse.Namespace) -> None:
         )
 
 
-def segment_all(left, segmenter, prompts: list[Prompt], threshold: float, arguments, layout, record) -> list[str]:
+def segment_all(left, segmenter, prompts: list[Prompt], threshold: float, arguments, layout, results) -> list[str]:
     """Write the files and the line of every photo of `left`; returns the names of those that could not be segmented."""
     from tqdm import tqdm
 
@@ -83,7 +83,7 @@ def segment_all(left, segmenter, prompts: list[Prompt], threshold: float, argume
     settings = SamplerSettings(arguments.seed, arguments.steps or 0, arguments.ensemble)
     look = ImageSettings(arguments.resolution or 0, arguments.tile, arguments.mirror)
     failed = []
-    for photo in tqdm(left, unit="image", disable=None if record.rank == 0 else True):
+    for photo in tqdm(left, unit="image", disable=None if results.rank == 0 else True):
         try:
             image = photo.read()
             segmenter.set_image(image, look)
@@ -95,7 +95,7 @@ def segment_all(left, segmenter, prompts: list[Prompt], threshold: float, argume
             tqdm.write(f"{photo.name}: {error}", file=sys.stderr)
             failed.append(photo.name)
         else:
-            record.add(photo, image.shape[:2], said)
+            results.add(photo, image.shape[:2], said)
     return failed
 
 
@@ -129,7 +129,7 @@ def start_processes(device: str | None):
 
 def settings_of(arguments: argparse.Namespace, prompts: list[Prompt], threshold: float) -> dict:
     """All that the masks depend on, as JSON values."""
-    from train.predicting.record import fingerprint
+    from train.predicting.results import fingerprint
 
     files = {"checkpoint": arguments.checkpoint, "components": arguments.components, "lora": arguments.lora}
     named = {name: f"{path.name} {fingerprint(path)}" for name, path in files.items() if path}

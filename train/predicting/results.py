@@ -28,7 +28,7 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-class Record:
+class Results:
     """The results in one folder that were made with the same settings; several processes may add to it at the same time."""
 
     def __init__(self, folder: Path, settings: dict, rank: int = 0):

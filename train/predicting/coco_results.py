@@ -8,20 +8,20 @@ import numpy as np
 from PIL import Image
 
 from digseg_nodes.core.files import written_atomically
-from train.predicting.record import Record
+from train.predicting.results import Results
 
 NAME = "predictions.coco.json"
 
 
-def write_coco(record: Record, names: list[str]) -> Path:
+def write_coco(results: Results, names: list[str]) -> Path:
     """predictions.coco.json: every image, category and mask that is not empty (RLE, area, box, score), image by image."""
-    path = record.folder / NAME
+    path = results.folder / NAME
     with written_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as out:
         out.write('{"images": [')
-        _write_all(out, (_image(number, line) for number, line in enumerate(record.lines(), 1)))
+        _write_all(out, (_image(number, line) for number, line in enumerate(results.lines(), 1)))
         categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
         out.write(f'],\n"categories": {json.dumps(categories)},\n"annotations": [')
-        _write_all(out, _annotations(record))
+        _write_all(out, _annotations(results))
         out.write("]}\n")
     return path
 
@@ -35,16 +35,16 @@ def _image(number: int, line: dict) -> dict:
     return {"id": number, "file_name": line["image"], "height": line["height"], "width": line["width"]}
 
 
-def _annotations(record: Record) -> Iterator[dict]:
+def _annotations(results: Results) -> Iterator[dict]:
     from pycocotools import mask as coco_masks
 
     count = 0
-    for number, line in enumerate(record.lines(), 1):
+    for number, line in enumerate(results.lines(), 1):
         for category, found in enumerate(line["classes"], 1):
             if not found["area"]:
                 continue
             count += 1
-            mask = np.asarray(Image.open(record.folder / "masks" / found["mask"] / f"{line['file']}.png")) > 127
+            mask = np.asarray(Image.open(results.folder / "masks" / found["mask"] / f"{line['file']}.png")) > 127
             rle = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
             yield {
                 "id": count,
