@@ -54,11 +54,16 @@ def test_a_micro_batch_holds_one_shape_and_every_shape_comes_up():
 
 
 def test_a_draw_depends_on_seed_and_step_alone():
-    first, second = Sampler(table(), 5, 0.2, 0.5, 0.5), Sampler(table(), 5, 0.2, 0.5, 0.5)
+    wordy = table()
+    wordy.rows["first"], wordy.rows["count"] = 0, 100  # which sample, and which of its phrases
+    first, second = Sampler(wordy, 5, 0.2, 0.5, 0.5), Sampler(wordy, 5, 0.2, 0.5, 0.5)
     first.draw(1, 8)
-    assert np.array_equal(first.draw(7, 8)[0], second.draw(7, 8)[0])
-    assert not np.array_equal(first.draw(7, 8)[0], first.draw(8, 8)[0])
-    assert not np.array_equal(first.draw(7, 8)[0], Sampler(table(), 6, 0.2, 0.5, 0.5).draw(7, 8)[0])
+    expected, others = first.draw(7, 8), (first.draw(8, 8), Sampler(wordy, 6, 0.2, 0.5, 0.5).draw(7, 8))
+    for part, again in zip(expected, second.draw(7, 8), strict=True):
+        assert np.array_equal(part, again)
+    for other in others:
+        assert not np.array_equal(expected[0], other[0])
+        assert not np.array_equal(expected[1], other[1])
 
 
 def test_sources_of_a_mix_are_drawn_by_their_weights(base, data, tmp_path):
