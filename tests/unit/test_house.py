@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,16 @@ def test_imports_follow_the_arrows():
 )
 def test_an_import_against_the_arrows_is_seen(path, text):
     assert faults(text, path)
+
+
+def test_the_map_names_every_room_and_every_command():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    map_of_the_house = text[text.index("## The map of the house") : text.index("## How a photo becomes a mask")]
+    tracked = [path.relative_to(ROOT) for room in ("train", "tests", "digseg_nodes") for path in (ROOT / room).rglob("*.py")]
+    rooms = {path.parts[:2] for path in tracked if len(path.parts) > 2}
+    shown = {f"`{top}/{room}/`" if top != "tests" else f"`{room}/`" for top, room in rooms}
+    assert [room for room in sorted(shown) if room not in map_of_the_house] == []
+    named = re.findall(r"`(\w+/\w[\w/]*/)`", map_of_the_house)
+    assert named and [name for name in named if not (ROOT / name).is_dir() and not (ROOT / "digseg_nodes" / name).is_dir()] == []
+    commands = {path.stem for path in tracked if path.parent == Path("train")} - {"__init__"}
+    assert [command for command in sorted(commands) if f"`{command}`" not in map_of_the_house] == []
