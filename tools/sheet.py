@@ -93,7 +93,7 @@ def _figure(cut: Cut) -> tuple[str, tuple[int, int, int]]:
     """The figure below a tile and its colour: green where the mask is right."""
     if cut.present:
         return f"IoU {cut.iou:.2f}", GOOD if cut.iou >= 0.5 else BAD
-    return ("not there: empty", GOOD) if cut.coverage == 0 else (f"not there: {cut.coverage:.1%} lit", BAD)
+    return ("not there: empty", GOOD) if cut.coverage == 0 else (f"false positive: {cut.coverage:.1%}", BAD)
 
 
 def _overlay(card: Card, size: int) -> Image.Image:

@@ -22,8 +22,8 @@ from train.settings.train_config import TrainConfig
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """This process's batches, the names of all classes, the sources held back for validation, and what the photos of both were
-    asked and answered (data_digest by split)."""
+    """This process's batches, the names of all classes, the sources held back for validation, and the digests of the prompts and
+    masks of both (data_digest by split)."""
 
     batches: Batches
     class_names: list[str]

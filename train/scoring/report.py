@@ -105,11 +105,11 @@ def smoothed(points: Sequence[tuple[float, float]], share: float = 0.9) -> list[
 
 
 def group_series(validations: list[dict]) -> Series:
-    """mIoU of each group of present prompts, and the share of absent prompts that fired, by step."""
+    """mIoU of each group of present prompts, and the false positive rate of each of absent ones, by step."""
     series: Series = {}
     for line in validations:
         for group, scores in line["validation"]["groups"].items():
-            name = f"{group} fired" if "fired" in scores else f"{group} mIoU"
+            name = f"{group} false positives" if "fired" in scores else f"{group} mIoU"
             value = scores["fired"] if "fired" in scores else scores["miou"]
             series.setdefault(name, []).append((line["step"], value))
     return series
@@ -194,12 +194,12 @@ def _y(value: float, top: float) -> float:
 
 def group_table(groups: dict[str, dict]) -> str:
     """Scores group by group."""
-    columns = ("prompts", "miou", "mean_iou", "dice", "boundary_iou", "fired")
+    titles = {key: key for key in ("prompts", "miou", "mean_iou", "dice", "boundary_iou")} | {"fired": "false positive rate"}
     rows = "".join(
-        f"<tr><td>{html.escape(group)}" + "".join(f"<td>{scores.get(column, '')}" for column in columns)
+        f"<tr><td>{html.escape(group)}" + "".join(f"<td>{scores.get(key, '')}" for key in titles)
         for group, scores in groups.items()
     )
-    return f"<table><tr><th>group{''.join(f'<th>{column}' for column in columns)}{rows}</table>"
+    return f"<table><tr><th>group{''.join(f'<th>{title}' for title in titles.values())}{rows}</table>"
 
 
 def class_table(classes: dict[str, float]) -> str:

@@ -12,14 +12,14 @@ from digseg_nodes.core.masks import outline
 from train.data.base import ABSENT_GROUPS, Query
 
 FALSE_POSITIVE_AREA = 0.01
-"""An absent prompt counts as fired when more than this share of the pixels lights up."""
+"""An absent prompt has fired, which makes it a false positive, when its hard mask selects more than this share of the pixels."""
 SWEEP = 20
 """Thresholds of the sweep: multiples of 1 / SWEEP."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """How one query of one image was answered; counts are pixels of known label.
+    """How the hard mask of one query of one image agrees with the truth; counts are pixels of known label.
 
     edge_*: the same counts for the contours, pixels within 2 % of the diagonal inside the mask (boundary IoU). sweep: for
     k = 0..SWEEP the pixels with ceil(SWEEP * soft) == k, first those inside the truth, then those outside.
@@ -84,9 +84,9 @@ def summarise(records: list[Record]) -> dict:
     """Scores per group, over all present groups, and per class.
 
     miou is data-set-wise: pixels summed per class over the images that show it, then the mean over classes; so are dice and
-    boundary_iou. What lights up where the class is not comes under absent_*; closed_set.py counts over all pixels, as VOC does.
-    mean_iou is the mean over prompts, image_iou the mean over images of the mean over their prompts. absent_*: the share of
-    prompts that light up more than 1 % of the pixels.
+    boundary_iou. What is selected where the class is not comes under absent_*; closed_set.py counts over all pixels, as VOC does.
+    mean_iou is the mean over prompts, image_iou the mean over images of the mean over their prompts. fired, of absent_*: the
+    false positive rate, the share of prompts that select more than FALSE_POSITIVE_AREA.
     """
     present = [record for record in records if record.group not in ABSENT_GROUPS]
     summary: dict = {
