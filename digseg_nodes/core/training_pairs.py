@@ -54,7 +54,7 @@ def save_pairs(folder: Path, pairs: list[Pair], pair_id: str = "") -> list[str]:
     for name, pair in zip(ids, pairs, strict=True):
         _write(folder / "images" / f"{name}.png", pair.photo)
         for label, mask in pair.masks.items():
-            _write(folder / "masks" / folders[label] / f"{name}.png", mask.astype(np.uint8) * 255)
+            _write(folder / "masks" / folders[label] / f"{name}.png", to_bytes(mask))
     _describe(folder, {own: label for label, own in folders.items()})
     return ids
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.train.helpers import folder_dataset
 from train import check_data
-from train.data.area import Lost, covered_share, lost_at, soft_mask
+from train.data.area import Lost, count_lost, covered_share, soft_mask
 from train.data.build import open_split
 from train.data.config import load_data
 
@@ -52,9 +52,13 @@ def test_an_empty_mask_stays_empty():
 
 def test_losses_are_counted_by_class(tmp_path):
     [(source, _)] = open_split(load_data(folder_dataset(tmp_path)), "train")
-    assert all(one.vanished == 0 and one.ceiling == 1 for one in lost_at(source, 64).values())
-    small = lost_at(source, 32, range(2))
-    assert set(small) <= set(source.class_names) and all(one.masks <= 2 and one.ceiling < 1 for one in small.values())
+    at_64, at_32 = {}, {}
+    for index in range(4):
+        count_lost(at_64, source.sample(index), 64)
+        count_lost(at_32, source.sample(index), 32)
+    assert {name: one.masks for name, one in at_64.items()} == {"box": 2, "disc": 2}
+    assert all(one.vanished == 0 and one.ceiling == 1 for one in at_64.values())
+    assert all(one.masks == 2 and 0 < one.ceiling < 1 for one in at_32.values()) and at_32.keys() == at_64.keys()
 
 
 def test_the_ceiling_falls_with_what_cannot_be_shown():

@@ -210,7 +210,8 @@ def take_account(config: DataConfig, opened: dict[str, list[Source]], store: Con
 
 
 def data_digest(sources: Iterable[Source]) -> dict:
-    """What the photos of sources were asked and answered: {"photos": their number, "digest": SHA-256 over all identities}."""
+    """A digest of all photos of sources with their prompts and masks: {"photos": their number, "digest": SHA-256 over all
+    identities}."""
     digest, photos = hashlib.sha256(), 0
     for source in sources:
         for index in range(len(source)):

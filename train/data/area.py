@@ -1,13 +1,13 @@
 """Masks at another size by the share of every pixel that they cover, and what of them that size cannot show."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from digseg_nodes.core.geometry import plan_geometry, unfit
-from train.data.base import Sample, Source
+from train.data.base import Sample
 
 
 def covered_share(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -71,19 +71,8 @@ class Lost:
         self.union += int((back | mask).sum())
 
 
-def lost_at(source: Source, resolution: int, indices: Iterable[int] | None = None) -> dict[str, Lost]:
-    """What every class of a source loses when photos are trained at `resolution` pixels, their longest side.
-
-    indices: the photos to look at, all by default. Classes without a mask are left out.
-    """
-    found: dict[str, Lost] = {}
-    for index in range(len(source)) if indices is None else indices:
-        count_lost(found, source.sample(index), resolution)
-    return found
-
-
 def count_lost(found: dict[str, Lost], sample: Sample, resolution: int) -> None:
-    """Add what the masks of one sample lose, by class."""
+    """Add what the masks of one sample lose when photos are trained at `resolution` pixels, their longest side, by class."""
     for query in sample.queries:
         if query.mask is not None and query.mask.any():
             found.setdefault(query.name, Lost()).add(query.mask, resolution)

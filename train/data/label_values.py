@@ -10,6 +10,11 @@ def colour_codes(colours: np.ndarray) -> np.ndarray:
     return colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
 
 
+def code_colour(code: int) -> tuple[int, int, int]:
+    """Inverse of colour_codes for one colour."""
+    return code >> 16, code >> 8 & 255, code & 255
+
+
 def strange_numbers(values: np.ndarray, known: Container[int]) -> dict[int, int]:
     """Pixels by value of those that are not `known`."""
     found, counts = np.unique(values, return_counts=True)
@@ -19,4 +24,4 @@ def strange_numbers(values: np.ndarray, known: Container[int]) -> dict[int, int]
 def strange_colours(codes: np.ndarray, known: Container[int]) -> dict[str, int]:
     """Pixels by colour, as text, of the codes that are not `known`."""
     strange = strange_numbers(codes, known)
-    return {f"({code >> 16}, {code >> 8 & 255}, {code & 255})": count for code, count in strange.items()}
+    return {str(code_colour(code)): count for code, count in strange.items()}

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from train.data.base import DataError
+from train.data.label_values import code_colour, colour_codes
 from train.data.pixels import RANGES, deep_values, has_alpha, is_deep, is_lossy, opened, orientation, turned
 from train.data.source_config import Marks
 
@@ -213,10 +214,8 @@ def _by_colour(picture: _Picture) -> np.ndarray:
 
 def _commonest(colours: np.ndarray) -> np.ndarray:
     """The commonest of [N,3] colours, [3]."""
-    codes = colours.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-    found, counts = np.unique(codes, return_counts=True)
-    code = int(found[counts.argmax()])
-    return np.array([code >> 16, code >> 8 & 255, code & 255], np.float32)
+    found, counts = np.unique(colour_codes(colours), return_counts=True)
+    return np.array(code_colour(int(found[counts.argmax()])), np.float32)
 
 
 def _plateau(picture: _Picture, where: np.ndarray) -> bool:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from digseg_nodes.core.files import write_text
 from digseg_nodes.core.geometry import unfit
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings, sample_masks
 from digseg_nodes.core.masks import soft_mask
@@ -164,7 +165,7 @@ def main(line: list[str] | None = None) -> None:
         report = vocabulary(networks, arguments.images, arguments.seed)
     else:
         report = sampling(networks, arguments.images, arguments.seed, {1: 10, 2: 10, 4: 10, 10: 10, 50: 1}, {4: 5})
-    arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_text(arguments.report, json.dumps(report, indent=1) + "\n")
     print(f"wrote {arguments.report}")
 
 

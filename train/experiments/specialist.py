@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from digseg_nodes.core.files import write_text
 from train.data.base import ABSENT_GROUPS, Query, Sample
 from train.data.demo import DemoSource
 from train.data.source_config import DemoConfig
@@ -150,7 +151,7 @@ def main(line: list[str] | None = None) -> None:
     sizes = {"parameters": sum(weight.numel() for weight in model.parameters())}
     sizes["compared_with"] = sum(weight.numel() for weight in open_base(arguments.checkpoint).state_dict("unet").values())
     report = {"steps": arguments.steps, "batch": arguments.batch, **sizes, **evaluate(model, arguments.images)}
-    arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_text(arguments.report, json.dumps(report, indent=1) + "\n")
     print(f"wrote {arguments.report}: {sizes}")
 
 

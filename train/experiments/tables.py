@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from digseg_nodes.core.files import write_text
 from train.experiments import registry
 from train.experiments.registry import Variant, on_images
 
@@ -27,7 +28,7 @@ def write_tables(output: Path, docs: Path) -> None:
         page.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
-    page.write_text(text, encoding="utf-8")
+    write_text(page, text)
     draw_curves(results, docs / "img/experiments")
     copy_pictures(output, docs / "img/experiments")
     print(f"wrote {page}")

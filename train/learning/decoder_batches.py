@@ -10,6 +10,7 @@ from torch import Tensor
 
 from digseg_nodes.core.geometry import resize
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT, SCALING_FACTOR
+from digseg_nodes.core.pixels import from_bytes
 from train.data.augment import repainted
 from train.learning.decoder_pairs import Pair, cell_of, read_pair
 
@@ -88,7 +89,7 @@ class DecoderBatches(torch.utils.data.Dataset):
         asked = torch.from_numpy(rng.permutation(len(pair.masks))[:count])
         box = tuple(slice(part.start * pair.cell, part.stop * pair.cell) for part in (rows, columns))
         size = tuple(side * cell for side in window)
-        photo = resize(pair.photo[(slice(None), *box)][None].float() / 255, size)[0]
+        photo = resize(from_bytes(pair.photo[(slice(None), *box)])[None], size)[0]
         truth = resize(pair.masks[asked][(slice(None), *box)][None].float(), size)[0] > 0.5
         known = resize(pair.known[box][None, None].float(), size)[0] > 0.5
         latents = self._latents(pair, asked, rng)[..., rows, columns]
