@@ -1,7 +1,10 @@
-"""What the campaigns share: options and the report."""
+"""What the campaigns share: options, the report, and a small disk."""
 
 import argparse
+import contextlib
 import json
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -21,3 +24,18 @@ def report(arguments: argparse.Namespace, figures: dict, good: bool) -> int:
     if arguments.report:
         arguments.report.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return 0 if good else 1
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[bool]:
+    """`folder` on a disk of `size` bytes; False where it cannot be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = False
+    try:
+        with contextlib.suppress(OSError):
+            mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+        yield mounted
+    finally:  # also when a signal came while mount ran: whatever is mounted there goes
+        if folder.is_mount():
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)  # noqa: S607

@@ -5,12 +5,11 @@ A tmpfs of a few megabytes where this user may mount one, else a limit on the si
 python tests/stress/full_disk.py [--minutes 2] [--seed 0] [--report F]
 """
 
-import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 if not __package__:
@@ -19,28 +18,12 @@ if not __package__:
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.stress.campaign import options, report
+from tests.stress.campaign import options, report, small_disk
 from tests.train.helpers import folder_dataset, tiny_base
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (40_000, 200_000, 1_000_000)
 """Bytes of the small disk."""
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[bool]:
-    """`folder` on a disk of `size` bytes; False where it cannot be mounted."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except OSError:
-        mounted = False
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", str(folder)], check=False)  # noqa: S607
 
 
 def commands(folder: Path, disk: Path) -> dict[str, list]:
@@ -112,6 +95,7 @@ def attempt(script: str, line: list, mounted: bool, size: int, disk: Path) -> di
 def main() -> int:
     """Every command on every size."""
     arguments, results, kinds = options(__doc__, minutes=2), [], set()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: everything is unmounted on the way out
     if os.name == "nt":
         return report(arguments, {"skipped": "small disks and limits of files are POSIX's"}, good=True)
     with tempfile.TemporaryDirectory() as name:
