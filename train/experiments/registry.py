@@ -40,6 +40,16 @@ def on_images(world: str, how: Variant, images: int) -> str:
     return f"{world}-{how.stem}-{images}"
 
 
+def not_square(world: str) -> str:
+    """The name of a world whose pictures have every shape but squares."""
+    return f"{world}-shapes"
+
+
+def in_shape(world: str, how: Variant) -> str:
+    """The name of a variant on the pictures of a world that are not square."""
+    return f"{not_square(world)}-{how.stem}"
+
+
 def before(world: str) -> str:
     """The name of the measurement of a model that never saw a world."""
     return f"{world}-before"
@@ -90,6 +100,13 @@ DOMAIN = (
     Variant("random", "full, from random weights", {"optimizer.lr": 1e-3, "init": "random"}),
 )
 """How the demo model is taken to another world."""
+PHOTO_SHAPES = (
+    Variant("own", "own: trained and asked in the photo's shape", {"photo_shape": "own"}),
+    Variant("square", "square: trained and asked padded to squares", {"photo_shape": "square"}),
+)
+"""What becomes of photos that are not square."""
+ASKED_WHOLE = Variant("square-asked-whole", "trained on squares, asked without padding (as before `photo_shape`)")
+"""The square training once more, on photos as they are."""
 WORLD_NAMES = ("cells", "fields")
 DOMAIN_IMAGES = (20, 200, 50)
 """Training images of the domain runs, the most telling first."""

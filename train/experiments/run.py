@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 if not __package__:
@@ -23,10 +24,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from filelock import FileLock, Timeout
 
+from train.demo.world import ASPECTS
 from train.experiments import registry
 from train.experiments.domains import TEST, VALIDATION, WORLDS, write_dataset
 from train.experiments.registry import Variant, named, on_images
-from train.experiments.trials import BASE, DIFFUSION, MODELS, ROOT, OtherRunError, Probe, StoppedError, Trial, Workspace
+from train.experiments.trials import (
+    BASE,
+    DIFFUSION,
+    MODELS,
+    ROOT,
+    AskedWhole,
+    OtherRunError,
+    Probe,
+    StoppedError,
+    Trial,
+    Workspace,
+)
 
 SCENES = {"type": "demo", "split": "train", "scenes": 6000, "seed": 1000}
 VALIDATION_SCENES = {"type": "demo", "split": "val", "scenes": 48, "seed": 0}
@@ -103,8 +116,12 @@ def data_folder(options: Options, world: str) -> Path:
 def write_world(options: Options, name: str) -> None:
     """Draw the images that the run `name` needs, unless they are there."""
     for world in WORLDS:
-        if name.startswith(f"{world}-") and not (data_folder(options, world) / "data.yaml").is_file():
-            write_dataset(world, data_folder(options, world), TRAINING_IMAGES + TEST + VALIDATION)
+        if name.startswith(f"{world}-"):
+            other = name.startswith(registry.not_square(world))
+            folder = data_folder(options, registry.not_square(world) if other else world)
+            aspects = ASPECTS[1:] if other else ASPECTS[:1]
+            if not (folder / "data.yaml").is_file():
+                write_dataset(world, folder, TRAINING_IMAGES + TEST + VALIDATION, aspects=aspects)
 
 
 def domain_data(world: str, folder: Path, images: int | None = None) -> dict:
@@ -129,6 +146,18 @@ def before(options: Options, world: str, folder: Path) -> Probe:
     """The demo model on a world it never saw."""
     arguments = ("--images", options.images)
     return Probe(registry.before(world), "train/evaluate.py", arguments, options.model, domain_data(world, folder))
+
+
+def shapes(options: Options) -> list[Trial | AskedWhole]:
+    """From the demo DiGSeg to pictures that are not square: trained in their own shape, or padded to squares."""
+    runs: list[Trial | AskedWhole] = []
+    for world, seed in product(WORLDS, options.seeds):
+        folder = data_folder(options, registry.not_square(world))
+        for how in registry.PHOTO_SHAPES:
+            one = domain_trial(options, world, folder, how, TRAINING_IMAGES, seed)
+            runs.append(replace(one, name=named(registry.in_shape(world, how), seed)))
+        runs.append(AskedWhole(named(registry.in_shape(world, registry.ASKED_WHOLE), seed), runs[-1]))
+    return runs
 
 
 def vocabulary(options: Options) -> list[Probe]:
@@ -172,6 +201,7 @@ def longer(options: Options) -> list[Trial | Probe]:
 
 FAMILIES: dict[str, tuple[Callable[[Options], list], int, int]] = {
     "domain": (domain, 200, 20),
+    "shapes": (shapes, 300, 30),
     "pretrained": (pretrained, 300, 12),
     "vocabulary": (vocabulary, 0, 20),
     "sampling": (sampling, 0, 6),
@@ -203,7 +233,7 @@ def main() -> None:
     run_all(wanted, options, Workspace(options.output, tuple(arguments.set)), arguments.minutes)
 
 
-def run_all(wanted: list[Trial | Probe], options: Options, workspace: Workspace, minutes: float | None) -> None:
+def run_all(wanted: list[Trial | Probe | AskedWhole], options: Options, workspace: Workspace, minutes: float | None) -> None:
     """Do what is not done yet; several processes may share the work, each run is done by one."""
     started = time.monotonic()
     workspace.folder.mkdir(parents=True, exist_ok=True)

@@ -121,6 +121,23 @@ def domain_table(results: Results) -> str:
     return table(("world", "run", "20 images", "50 images", "200 images", "file"), rows)
 
 
+def shapes_table(results: Results) -> str:
+    """mIoU on pictures that are not square, by what training and asking do with their shape."""
+    rows = []
+    for how in (*registry.PHOTO_SHAPES, registry.ASKED_WHOLE):
+        found = {world: _runs(seeds_of(results, registry.in_shape(world, how))) for world in registry.WORLD_NAMES}
+        if any(found.values()):
+            seeds = max(map(len, found.values()))
+            lit = [one["groups"]["absent_random"]["fired"] for runs in found.values() for one in runs]
+            rows.append([how.label, seeds, *[spread([one["miou"] for one in runs]) for runs in found.values()], spread(lit)])
+    return table(("photos that are not square", "seeds", *registry.WORLD_NAMES, "false positives"), rows)
+
+
+def _runs(results: Sequence[dict]) -> list[dict]:
+    """The scores of trials or probes."""
+    return [(one["report"]["runs"] if "report" in one else one["scores"])[0] for one in results]
+
+
 def domain_classes_table(results: Results) -> str:
     """IoU per class after 200 images, and the threshold that is best for each class."""
     rows = []
@@ -231,6 +248,7 @@ def specialist_rows(results: Results, stem: str) -> list[list[object]]:
 TABLES: dict[str, Callable[[Results], str]] = {
     "domain": domain_table,
     "domain-classes": domain_classes_table,
+    "shapes": shapes_table,
     "pretrained": pretrained_table,
     "vocabulary": vocabulary_table,
     "threshold": threshold_table,

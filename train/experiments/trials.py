@@ -140,6 +140,26 @@ class Probe:
         return result
 
 
+@dataclass(frozen=True)
+class AskedWhole:
+    """A finished trial's end, scored once more on photos that are not padded, whatever the training saw."""
+
+    name: str
+    of: Trial
+
+    def run(self, workspace: Workspace) -> dict:
+        """Measure, keep the result; a finished one is read."""
+        trained, folder = workspace.folder / self.of.name, workspace.folder / self.name
+        checkpoint = folder / "whole.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (trained / EXPORTS[1]).is_file():
+            raise StoppedError(f"{self.of.name} is not trained yet, and {self.name} is a measurement of it.")
+        if not checkpoint.is_file():
+            workspace.call("train/convert.py", trained / EXPORTS[1], checkpoint, "--set", "photo_shape=whole")
+        arguments = ("--images", self.of.images, "--components", self.of.settings.get("base", BASE))
+        return Probe(self.name, "train/evaluate.py", arguments, checkpoint, self.of.data).run(workspace)
+
+
 def write_yaml(path: Path, values: dict) -> Path:
     """Write a YAML file, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
