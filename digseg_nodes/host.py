@@ -43,6 +43,7 @@ from .core.checkpoint import (
     CheckpointConfig,
     CheckpointError,
     describe_config,
+    not_finite,
     open_checkpoint,
     pad_token,
 )
@@ -263,7 +264,7 @@ class HostMaskDecoder:
     def logits(self, latents: Tensor, features: list[Tensor]) -> Tensor:
         """Unscaled latents [N,4,h,w] → [N,H,W] float32 on the CPU."""
         found = self.patcher.model(latents.to(features[0].device, torch.float32), features).float().cpu()
-        return _finite(found, "decoded mask", "U-Net")
+        return _finite(found, "decoded mask", "mask decoder", self.patcher.model)
 
     def chunk(self, guide_size: tuple[int, int]) -> int:
         """How many masks one call may decode in the memory that is free now."""
@@ -538,7 +539,8 @@ def encode_text(clip: CLIP | None, text: str) -> Tensor:
         raise ValueError(f"There is no CLIP: the loader it comes from found none in its file. {_OTHER_PARTS}")
     escaped = text.replace("\\(", "\\\\(").replace("\\)", "\\\\)")  # the host takes one backslash before a bracket away
     tokens = clip.tokenize(escaped, disable_weights=True)
-    return clip.encode_from_tokens(tokens)[:, :PROMPT_TOKENS].float()
+    encoded = clip.encode_from_tokens(tokens)[:, :PROMPT_TOKENS].float()
+    return _finite(encoded, "text encoding", "text encoder", clip.cond_stage_model)
 
 
 def check_vae(vae: VAE | None) -> None:
@@ -554,7 +556,7 @@ def check_vae(vae: VAE | None) -> None:
 
 def encode_image(vae: VAE, pixels: Tensor) -> Tensor:
     """E(x) before scaling: pixels [B,3,H,W] in [0,1], sides multiples of 8 → latents [B,4,H/8,W/8] float32."""
-    return _finite(vae.encode(pixels.movedim(1, -1)).float(), "image latent", "VAE")
+    return _finite(vae.encode(pixels.movedim(1, -1)).float(), "image latent", "VAE", vae.first_stage_model)
 
 
 def decode(vae: VAE, latents: Tensor) -> Tensor:
@@ -573,7 +575,8 @@ def decode(vae: VAE, latents: Tensor) -> Tensor:
             batch, run, 64, 64, 16, upscale_amount=PIXELS_PER_LATENT, output_device=torch.device("cpu")
         )
 
-    return _finite(halving(HostEngine(vae=vae), run, latents, run_tiled), "decoded mask", "VAE")
+    found = halving(HostEngine(vae=vae), run, latents, run_tiled)
+    return _finite(found, "decoded mask", "VAE", vae.first_stage_model)
 
 
 def _is_oom(error: Exception) -> bool:
@@ -581,13 +584,27 @@ def _is_oom(error: Exception) -> bool:
     return check(error) if check else isinstance(error, mm.OOM_EXCEPTION)
 
 
-def _finite(tensor: Tensor, what: str, part: str) -> Tensor:
+def _finite(tensor: Tensor, what: str, part: str, network: torch.nn.Module) -> Tensor:
+    """The same tensor, that `part` has made; RuntimeError with the cause when it holds NaN or infinite values."""
     if not torch.isfinite(tensor).all():
-        raise RuntimeError(
-            f"The {what} holds NaN or infinite values: the {part} overflows in this precision. Start "
-            f"ComfyUI with --fp32-{'vae' if part == 'VAE' else 'unet'}, or choose weight_dtype fp32."
-        )
+        raise RuntimeError(f"The {what} holds NaN or infinite values: {_cause(part, network.state_dict())}")
     return tensor
+
+
+def _cause(part: str, weights: dict[str, Tensor]) -> str:
+    """Why a network with these weights has made values that are no numbers, and what to do."""
+    if bad := not_finite(weights):
+        return (
+            f"so do {len(bad)} of the {len(weights)} tensors of the {part}, for example {bad[0]}. Its file is damaged or its "
+            "training has diverged, or that of a LoRA on it. Export it again, or take the LoRA off."
+        )
+    if all(tensor.dtype == torch.float32 for tensor in weights.values() if tensor.is_floating_point()):
+        return (
+            f"its {part} runs in fp32, and its weights are finite but too large. Its training has diverged, or a LoRA on it is "
+            "too strong: lower the strength, or use another checkpoint."
+        )
+    option = {"VAE": "vae", "text encoder": "text-enc"}.get(part, "unet")
+    return f"the {part} overflows in this precision. Start ComfyUI with --fp32-{option}, or choose weight_dtype fp32."
 
 
 def chunk_size(model: ModelPatcher, latent_size: tuple[int, int]) -> int:
@@ -688,7 +705,7 @@ def sample(
         disable_pbar=True,
         seed=0,
     )
-    return _finite(latents.float(), "mask latent", "U-Net")
+    return _finite(latents.float(), "mask latent", "U-Net", model.model.diffusion_model)
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,13 @@ def save_checkpoint(
 
 def not_finite(tensors: dict[str, Tensor]) -> list[str]:
     """Names of the floating-point tensors that hold NaN or infinite values."""
-    return [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return [name for name, tensor in floats.items() if not torch.isfinite(_comparable(tensor)).all()]
+
+
+def _comparable(tensor: Tensor) -> Tensor:
+    """fp8 knows no comparisons."""
+    return tensor.half() if tensor.element_size() == 1 else tensor
 
 
 def describe_config(config: CheckpointConfig, title: str, description: str = "", license: str = "") -> dict[str, str]:
