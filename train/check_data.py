@@ -26,7 +26,7 @@ from digseg_nodes.core.files import written_atomically
 from digseg_nodes.core.inference import RESOLUTIONS
 from train.data.account import SPLITS, Account
 from train.data.area import count_lost, lost_lines
-from train.data.base import DataError, Sample, Source
+from train.data.base import DataError, Finding, Sample, Source
 from train.data.config import load_data
 from train.data.detect import choose, write_yaml
 from train.data.registry import open_source
@@ -36,21 +36,27 @@ from train.settings.yaml_config import ConfigError, shortened
 CELL, PAIRS = 160, 24
 SHEETS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Formats of the contact sheet by the suffix of its file."""
+LEVELS = 5, 250
+"""Means of 255 beyond which a photo is taken to be black or white all over."""
 
 
 Pairs = list[tuple[np.ndarray, np.ndarray, str]]
 """Photos, masks and class names for the sheet."""
 
 
-def pictures_of(source: Source, pairs: Pairs, bar: tqdm, count: Callable[[Sample], None]) -> Callable[[int], None]:
-    """A function that reads image number `index` with its labels, hands it to `count`, and keeps pictures of the first masks of
-    each class until PAIRS are there."""
+def pictures_of(
+    source: Source, pairs: Pairs, bar: tqdm, count: Callable[[Sample], None], flat: list[Path]
+) -> Callable[[int], None]:
+    """A function that reads image number `index` with its labels, hands it to `count`, keeps pictures of the first masks of
+    each class until PAIRS are there, and in `flat` the photos that are black or white all over."""
     shown: set[str] = {caption for _, _, caption in pairs}
 
     def look(index: int) -> None:
         bar.update()
         sample = source.sample(index)
         count(sample)
+        if not LEVELS[0] < sample.image.mean() < LEVELS[1]:
+            flat.append(source.photo(index) or Path(f"image {index}"))
         for query in sample.queries:
             fresh = query.name not in shown or len(source.class_names) * 2 < PAIRS
             if query.mask is not None and fresh and len(pairs) < PAIRS:
@@ -58,6 +64,14 @@ def pictures_of(source: Source, pairs: Pairs, bar: tqdm, count: Callable[[Sample
                 pairs.append((sample.image, query.mask, query.name))
 
     return look
+
+
+def about_flat(photos: list[Path]) -> list[Finding]:
+    """What is said of photos that are black or white all over."""
+    if not photos:
+        return []
+    text = f"{len(photos)} photos are nearly black or white all over, e.g. {photos[0]}"
+    return [Finding(f"{text}. If they look otherwise elsewhere, their values are of another range: see `range:` in docs/data.md")]
 
 
 def contact_sheet(pairs: list[tuple[np.ndarray, np.ndarray, str]], columns: int = 4) -> Image.Image:
@@ -86,7 +100,9 @@ def check(path: Path, sheet: Path | None, resolution: int | None = None) -> Acco
                 continue
             with tqdm(total=len(source), unit="image", leave=False) as bar:
                 count = partial(count_lost, lost, resolution=resolution) if resolution else lambda sample: None
-                account.add(split, settings.type, source, pictures_of(source, pairs, bar, count))
+                flat: list[Path] = []
+                one = account.add(split, settings.type, source, pictures_of(source, pairs, bar, count, flat))
+                one.findings += about_flat(flat)
     account.close()
     print("\n".join(account.lines(path.stem)))
     if resolution:

@@ -22,6 +22,8 @@ from train.data.source_config import SourceConfig
 SPLITS = ("train", "validation", "test")
 NAMED = 12
 """How many classes, numbers or files a line names before it says how many more there are."""
+COMPARED = 2**16
+"""How many bytes of two photos of one size are compared."""
 MOSTLY = 0.5
 """Share of a photo above which every mask of a class is suspicious of being inverted."""
 
@@ -60,7 +62,7 @@ class ContentStore:
 @dataclass
 class SourceAccount:
     """One source: photos and how many have no mask; per class the pictures with it, its mean share of them and how often it is
-    asked for as absent; what is left over, and what is wrong."""
+    asked for as absent; what is left over, what is wrong, and whether it could be opened at all."""
 
     split: str
     kind: str
@@ -76,6 +78,7 @@ class SourceAccount:
     unseen: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    opened: bool = True
 
     def add(self, contents: Contents) -> None:
         """Count one image."""
@@ -90,7 +93,8 @@ class SourceAccount:
 
     def lines(self) -> Iterator[str]:
         """The table of the source, then one line for everything that a person should know."""
-        yield f"  {self.photos} images, " + (f"{self.without} without any mask" if self.names else "drawn, with their masks")
+        if self.opened:
+            yield f"  {self.photos} images, " + (f"{self.without} without any mask" if self.names else "drawn, with their masks")
         if self.names:
             yield f"  {'class':24}images   share  area   absent"
         for name in self.names:
@@ -150,7 +154,7 @@ class Account:
 
     def fail(self, split: str, kind: str, error: DataError) -> None:
         """Take in a source that cannot be opened."""
-        self.sources.append(SourceAccount(split, kind, problems=[str(error)]))
+        self.sources.append(SourceAccount(split, kind, problems=[str(error)], opened=False))
 
     def close(self) -> None:
         """What only shows when all sources are known."""
@@ -169,9 +173,24 @@ class Account:
                 text = f"{len(twice)} photos come more than once in {split}, perhaps with other labels: {_some(map(str, twice))}"
                 self.findings.append(Finding(text))
         both = [path for path in self.places["train"] if path in self.places["validation"] or path in self.places["test"]]
+        self.findings += self._copies()
         if both:
             text = f"{len(both)} photos of the training are in the validation or the test as well, whose scores say little then"
             self.findings.append(Finding(text, left_over=False))
+
+    def _copies(self) -> Iterator[Finding]:
+        """Photos that are there under several names, whose labels may say different things."""
+        sizes: dict[int, list[Path]] = defaultdict(list)
+        for path in dict.fromkeys(path for places in self.places.values() for path in places):
+            with suppress(OSError):
+                sizes[path.stat().st_size].append(path)
+        same: dict[bytes, list[Path]] = defaultdict(list)
+        for path in (path for paths in sizes.values() if len(paths) > 1 for path in paths):
+            with suppress(OSError), path.open("rb") as file:
+                same[hashlib.sha256(file.read(COMPARED)).digest() + str(path.stat().st_size).encode()].append(path)
+        if copies := [f"{paths[0]} and {paths[1].name}" for paths in same.values() if len(paths) > 1]:
+            text = f"{len(copies)} photos are there under several names, perhaps with other labels: {_some(copies)}"
+            yield Finding(text)
 
     @property
     def problems(self) -> list[str]:
@@ -261,7 +280,8 @@ def _about_classes(one: SourceAccount, source: Source) -> Iterator[Finding]:
         if min(areas) > MOSTLY and len(areas) > 1:
             yield Finding(
                 f"class {name}: all {len(areas)} masks cover more than half of their photo, {sum(areas) / len(areas):.0%} on "
-                "average. If black is what is meant, say `marks: dark`; if not, `marks: bright`"
+                "average. If black is what is meant, say `marks: dark`, if it is what is transparent, `marks: transparent`; if "
+                "neither, `marks: bright` or `marks: alpha`"
             )
 
 

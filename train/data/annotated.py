@@ -5,7 +5,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from math import cos, pi, sin
@@ -72,7 +72,7 @@ class AnnotatedSource(LabelledSource):
 
     def __init__(self, config: AnnotatedConfig):
         self.config, self.notes = config, []
-        self.every = self.read()
+        self.every = [_trimmed(one) for one in self.read()]
         self.found = Counter(region.label for one in self.every for region in one.regions)
         classes = config.classes or {name: [name] for name in self.names()}
         if not classes:
@@ -153,7 +153,12 @@ class AnnotatedSource(LabelledSource):
             listed = [f'"{name}" ({self.found[name]})' for name in sorted(left)]
             text = f"{len(left)} labels are not among `classes` and not used: {some(listed)}"
             out.append(Finding(text, left_over=False))
-        return out
+        return [*out, *self.wording.nearly(left)]
+
+
+def _trimmed(one: Annotated) -> Annotated:
+    """The same with labels that have no white space around them."""
+    return replace(one, regions=tuple(replace(region, label=region.label.strip()) for region in one.regions))
 
 
 def some(names: Iterable[str]) -> str:

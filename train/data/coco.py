@@ -150,7 +150,7 @@ class CocoSource(LabelledSource):
             out.append(
                 Finding(f"{len(left)} categories with annotations are not among `classes`: {_some(left)}", left_over=False)
             )
-        return out
+        return [*out, *self.wording.nearly(left)]
 
     def _panoptic_entry(self, index: int) -> dict:
         found = self.photos[index].annotations

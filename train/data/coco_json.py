@@ -104,13 +104,20 @@ def _categories(entries: list[dict], path: Path) -> tuple[dict[Id, str], set[str
     """Names by id, and the names that are super-categories of others."""
     names: dict[Id, str] = {}
     for entry in entries:
-        number, name = same_id(entry["id"]), str(entry["name"])
+        number, name = same_id(entry["id"]), _category_name(entry, path)
         if names.setdefault(number, name) != name:
             raise DataError(
                 f'{path}: the category id {entry["id"]} is there for "{names[number]}" and for "{name}". Give one another.'
             )
-    above = {str(entry.get("supercategory")) for entry in entries if entry.get("supercategory") != entry["name"]}
-    return names, above & set(names.values())
+    above = {plain(str(entry.get("supercategory"))) for entry in entries if entry.get("supercategory") != entry["name"]}
+    return names, {name for name in names.values() if plain(name) in above}
+
+
+def _category_name(entry: dict, path: Path) -> str:
+    name = entry["name"]
+    if not isinstance(name, str | int | float) or not str(name).strip():
+        raise DataError(f"{path}: the category {entry['id']!r} has the name {name!r}; expected text.")
+    return str(name).strip()
 
 
 def _photos(entries: list[dict], path: Path) -> tuple[list[Photo], dict[Id, Photo], list[str]]:

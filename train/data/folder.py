@@ -121,6 +121,11 @@ class FolderSource(LabelledSource):
             kinds = Counter(path.suffix.lower() or "no suffix" for path in others)
             listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(5))
             out.append(Finding(f"{len(others)} files in {folder} are no images that are read, e.g. {others[0].name} ({listed})"))
+        for name, masks in self.folders.items():
+            strange = [path.name for path in entries(masks) if path.is_file() and not is_image(path)]
+            if strange:
+                text = f"class {name}: {len(strange)} files in {masks} are no masks that are read, e.g. {strange[0]}"
+                out.append(Finding(text))
         known = {path.name for path in self.folders.values()}
         for path in entries(self.config.masks):
             if path.is_dir() and path.name not in known and (count := len(images_below(path))):

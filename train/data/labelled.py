@@ -13,6 +13,7 @@ import numpy as np
 
 from train.data.bands import bands_size, read_bands
 from train.data.base import Contents, DataError, Finding, Query, Sample, Source
+from train.data.names import plain
 from train.data.pixels import RANGES, Levels, deep_values, eight_bit, is_deep, opened, own_levels, read_photo, upright_size
 from train.data.source_config import LabelledConfig
 
@@ -56,6 +57,11 @@ def wrong_size(label_file: Path, labels: tuple[int, int], photo_file: Path, phot
     )
 
 
+def alike(words: str) -> str:
+    """Words in the form in which case, spaces, underscores and Unicode form make no difference."""
+    return " ".join(plain(words).replace("_", " ").split())
+
+
 class Wording:
     """The phrases of every class, and the queries that a set of class masks makes."""
 
@@ -97,13 +103,20 @@ class Wording:
         rng = np.random.default_rng([seed, len(missing)])
         return [missing[position] for position in rng.permutation(len(missing))[: self.config.absent_per_image]]
 
+    def nearly(self, labels: Iterable[str]) -> list[Finding]:
+        """Labels that are no classes, and the same as one but for case, spaces or Unicode form."""
+        classes = {alike(name): name for name in self.phrases}
+        pairs = [f"{label!r} ({classes[alike(label)]!r})" for label in sorted(labels) if alike(label) in classes]
+        text = "are no classes and nearly the name of one, which the photos that have them are taught not to show"
+        return [Finding(f"{len(pairs)} labels {text}: {', '.join(pairs[:5])}")] if pairs else []
+
     def shared_phrases(self) -> dict[str, list[str]]:
-        """Phrases that stand for several classes, with these."""
-        classes: dict[str, list[str]] = {}
+        """Phrases that stand for several classes, with these; case, spaces and Unicode form make no other phrase."""
+        classes: dict[str, dict[str, None]] = {}
         for name, phrases in self.phrases.items():
             for phrase in phrases:
-                classes.setdefault(phrase, []).append(name)
-        return {phrase: names for phrase, names in classes.items() if len(names) > 1}
+                classes.setdefault(alike(phrase), {})[name] = None
+        return {phrase: list(names) for phrase, names in classes.items() if len(names) > 1}
 
 
 @dataclass(frozen=True)

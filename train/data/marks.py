@@ -150,8 +150,10 @@ def _auto(picture: _Picture) -> np.ndarray:
 def _by_alpha(picture: _Picture) -> np.ndarray:
     """Marked pixels of a mask with transparent parts: opaque ones where their colours say nothing else."""
     opaque = picture.opaque()
+    if opaque.all():
+        return _by_colour(picture)
     seen = picture.colours[opaque & ~picture.unknown]
-    if not len(seen) or _one_colour(seen):
+    if not len(seen) or (_one_colour(seen) and not _small_mark(picture, opaque)):
         return opaque
     try:
         coloured = _by_colour(_Picture(picture.path, picture.colours, None, picture.unknown | ~opaque, picture.smeared))
@@ -169,6 +171,12 @@ def _by_alpha(picture: _Picture) -> np.ndarray:
         "what is opaque (a photo cut out), what is transparent (ComfyUI's mask editor), or what is bright",
         "Say which with `marks: alpha`, `marks: transparent` or `marks: bright` in the data YAML.",
     )
+
+
+def _small_mark(picture: _Picture, opaque: np.ndarray) -> bool:
+    """Whether what is opaque is black but for areas of one level, so few pixels that they hardly count."""
+    lit = opaque & ~picture.unknown & (picture.value >= FAINT)
+    return 0 < lit.sum() <= FEW * opaque.sum() and _plateau(picture, lit)
 
 
 def _one_colour(colours: np.ndarray) -> bool:

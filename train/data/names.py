@@ -9,8 +9,11 @@ from pathlib import Path
 from train.data.base import DataError
 from train.data.pixels import IMAGE_SUFFIXES
 
-SYSTEM = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "__pycache__"}
-"""What systems leave in folders besides hidden files."""
+SYSTEM = {
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__pycache__"),
+    *("@eadir", "@recycle", "#recycle", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+}
+"""What systems leave in folders besides hidden files, in small letters."""
 WORD = r"(?:masks?|seg|segmentation|labels?|gt|groundtruth|ground_truth|annotations?)"
 AFFIX = re.compile(rf"^{WORD}[_\-. ]+|[_\-. ]+{WORD}$")
 NUMBER = re.compile(r"[_\-. ]+\(?\d+\)?$")
@@ -18,7 +21,7 @@ NUMBER = re.compile(r"[_\-. ]+\(?\d+\)?$")
 
 def is_foreign(name: str) -> bool:
     """Whether a file or folder is hidden or a system's own (.ipynb_checkpoints, ._photo.jpg, __MACOSX)."""
-    return name.startswith(".") or name in SYSTEM
+    return name.startswith((".", "~$")) or name.lower() in SYSTEM
 
 
 def entries(folder: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """Outlines as masks: polygons and run lengths of COCO and its relatives, checked before anything is drawn."""
 
 from collections.abc import Sequence
-from math import isfinite
 
 import numpy as np
 from pycocotools import mask as pycoco
@@ -10,6 +9,8 @@ FAR = 100_000
 """How many pixels beyond the picture a corner may lie."""
 LONGEST = 4_000_000
 """Pixels that the outlines of one region may be long together: drawing takes some 80 bytes for each."""
+NUMBERS = 1e300
+"""What is no number below it is NaN, infinite, or more than a float holds."""
 
 
 class OutlineError(ValueError):
@@ -39,8 +40,8 @@ def polygon_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -
     """Bool [H,W] of the union of polygons, each [x, y, x, y, ...] in pixels with three corners or more."""
     for polygon in polygons:
         for position, value in enumerate(polygon):
-            if not isfinite(value):
-                raise OutlineError(f"a corner is {value}, which is no place")
+            if not -NUMBERS < value < NUMBERS:
+                raise OutlineError(f"a corner is {_short(value)}, which is no place")
             if not -FAR <= value <= (height if position % 2 else width) + FAR:
                 raise OutlineError(f"a corner at {value:g} is far outside of the picture of {width}x{height} pixels")
     if (length := sum(map(_length, polygons))) > LONGEST:
@@ -81,6 +82,10 @@ def _is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_whole(value) -> bool:
+    return -NUMBERS < value < NUMBERS and value == int(value)
+
+
 def _is_point(value) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(_is_number(one) for one in value)
 
@@ -89,11 +94,11 @@ def run_length_mask(runs: dict, height: int, width: int) -> np.ndarray:
     """Bool [H,W] of COCO run lengths, {"size": [H, W], "counts": list of numbers or packed text}; columns first."""
     size, counts = runs.get("size"), runs.get("counts")
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
-        swapped = " (turned over?)" if size == [width, height] else ""
+        swapped = " (turned over?)" if size in ([width, height], (width, height)) else ""
         raise OutlineError(f"its run lengths are of size {_short(size)}, the picture is [{height}, {width}]{swapped}")
     if isinstance(counts, str | bytes):
         counts = unpacked(counts)
-    if not isinstance(counts, list) or not all(_is_number(one) and isfinite(one) and one == int(one) for one in counts):
+    if not isinstance(counts, list) or not all(_is_number(one) and _is_whole(one) for one in counts):
         raise OutlineError(f"its run lengths are {_short(counts)}; expected whole numbers or packed text")
     if min(counts, default=0) < 0:
         raise OutlineError(f"a run has the length {min(counts):g}; expected 0 or more")

@@ -119,6 +119,15 @@ class PairedSource(LabelledSource):
         """Class names of the configuration."""
         return list(self.config.classes)
 
+    def twins(self) -> tuple[str, str] | None:
+        """Two classes that are the same pixels, if there are such."""
+        seen: dict[str, str] = {}
+        for name, values in getattr(self.config, "classes", {}).items():
+            other = seen.setdefault(str(sorted(values)) if isinstance(values, list) else str(values), name)
+            if other != name:
+                return other, name
+        return None
+
     @abstractmethod
     def decode(self, path: Path) -> Labels:
         """The labels of a label file."""
@@ -151,6 +160,9 @@ class PairedSource(LabelledSource):
             names = ", ".join(path.name for path in left[:5])
             text = f"{len(left)} images match `images: {self.config.images}` but for their suffix and are not read: {names}"
             out.append(Finding(f"{text}; write the pattern with *.* to take them"))
+        if twins := self.twins():
+            text = f"{twins[0]} and {twins[1]} are the same number or colour, so that each is taught wherever the other is"
+            out.append(Finding(text))
         masks = Counter(mask for _, mask in self.listed)
         if shared := [mask for mask, count in masks.items() if count > 1]:
             out.append(Finding(f"{len(shared)} label files belong to several photos, e.g. {shared[0]} to {masks[shared[0]]}"))

@@ -11,7 +11,10 @@ from PIL import ExifTags, Image
 
 from train.data.base import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".jfif", ".gif", ".avif", ".jp2", ".tga", ".pgm", ".ppm", ".pnm"),
+)
 MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 """Larger pictures are not decoded (Pillow's own limit, 179 million pixels)."""
 TURNS = {
@@ -139,7 +142,8 @@ def deep_values(image: Image.Image, path: Path, page: int | None = None) -> np.n
     """The values of a deep image as stored, [H,W] or [H,W,C]: integers, or float32 of mode F; not turned."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
-        return values if image.mode == "F" else values.astype(np.int64)
+        values = values if image.mode == "F" else values.astype(np.int64)
+        return RANGES[-1] - values if _turned_over(image) and image.mode.startswith("I;16") else values
     with opened(path, page) as other:
         other.tile = [_other_byte(tile) for tile in other.tile]
         try:
@@ -234,7 +238,7 @@ def _unscaled(image: Image.Image) -> np.ndarray:
         top = image.tile[0][3][1]
         values = np.asarray(image).astype(np.int64)
         return (values * top + 127) // 255
-    turned_over = image.format == "TIFF" and image.mode in ("L", "1") and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    turned_over = image.mode in ("L", "1") and _turned_over(image)
     bits = {"L;2": 2, "L;4": 4, "L;2I": 2, "L;4I": 4, "L;2R": 2, "L;4R": 4, "L;2IR": 2, "L;4IR": 4}.get(raw, 8)
     values = np.asarray(image)
     if bits < 8:
@@ -242,6 +246,11 @@ def _unscaled(image: Image.Image) -> np.ndarray:
     if turned_over:
         values = ~values if values.dtype == bool else (2**bits - 1) - values
     return values
+
+
+def _turned_over(image: Image.Image) -> bool:
+    """Whether the file says that zero is white."""
+    return image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
 
 
 def lossy(path: Path, format: str) -> DataError:

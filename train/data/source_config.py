@@ -22,10 +22,12 @@ class BelowRoot:
 
 
 def _words(names: list) -> list[str]:
-    """Names of classes as they stand in a list; ValueError for what is none."""
+    """Names of classes as they stand in a list; ValueError for what is none, or there twice."""
     for name in names:
         if not isinstance(name, str):
-            raise ValueError(f"a list of classes holds names, found {name!r}; names in quotation marks are always text")
+            raise ValueError(f"classes have names, found {name!r}; names in quotation marks are always text")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"{', '.join(twice)}: in the list of classes twice, and only one would count")
     return names
 
 
@@ -34,6 +36,7 @@ def _plain_names(value):
     if isinstance(value, list):
         value = {name: [name] for name in _words(value)}
     if isinstance(value, dict):
+        _words(list(value))
         value = {k: [v] if isinstance(v, str) else v or [k] for k, v in value.items()}
     return value
 
@@ -85,7 +88,7 @@ class LabelledConfig(SourceConfig):
     page: Annotated[int, Field(ge=1)] | None = None
     bands: tuple[Band, Band, Band] | None = None
     part: Part | None = None
-    absent_per_image: Annotated[int, Field(ge=0)] = 4
+    absent_per_image: whole(0, 1000, "every absent prompt of a photo is a sample of its own, and no set asks for more") = 4
 
     @field_validator("range")
     @classmethod
@@ -170,8 +173,19 @@ class IndexConfig(PairedConfig):
             left = (number for number in count(first) if number not in set(skip))
             values["classes"] = {name: [next(left)] for name in _words(names)}
         elif isinstance(names, dict):
-            values["classes"] = {k: [v] if isinstance(v, int) else v for k, v in names.items()}
+            values["classes"] = {k: [v] if isinstance(v, int | str) else v for k, v in names.items()}
         return values
+
+    @model_validator(mode="after")
+    def _not_ignored(self):
+        _refuse_ignored({name: set(numbers) for name, numbers in self.classes.items()}, set(self.ignore))
+        return self
+
+
+def _refuse_ignored(classes: dict[str, set], ignored: set) -> None:
+    """ValueError for a class whose every number or colour is unlabelled."""
+    if lost := [name for name, values in classes.items() if values and values <= ignored]:
+        raise ValueError(f"{', '.join(lost)}: a class and under `ignore:` at once; pixels are either")
 
 
 def _from_preset(values: dict) -> dict:
@@ -191,6 +205,11 @@ class ColourConfig(PairedConfig):
     classes: dict[str, Colour]
     ignore: list[Colour] = []
     background: list[Colour] | Literal["rest"] = [(0, 0, 0)]
+
+    @model_validator(mode="after")
+    def _not_ignored(self):
+        _refuse_ignored({name: {colour} for name, colour in self.classes.items()}, set(self.ignore))
+        return self
 
 
 class BinaryConfig(PairedConfig):

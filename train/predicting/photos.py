@@ -12,6 +12,7 @@ import numpy as np
 from digseg_nodes.core.file_names import safe_names
 from train.data.base import DataError
 from train.data.by_others import is_file, read_text
+from train.data.names import is_foreign
 from train.data.pixels import IMAGE_SUFFIXES, read_photo
 from train.settings.yaml_config import expand, shortened
 
@@ -65,8 +66,8 @@ def find_photos(images: str) -> tuple[list[Photo], list[str]]:
         files, shards = [], [Path(name) for name in sorted(glob.glob(str(path)))]  # noqa: PTH207 (absolute patterns too)
     else:
         files, shards = _listed(path), []
-    hidden = [file.name for file in files if file.name.startswith(".")]
-    found = [_of_file(file, path) for file in files if not file.name.startswith(".")]
+    hidden = [file.name for file in files if is_foreign(file.name)]
+    found = [_of_file(file, path) for file in files if not is_foreign(file.name)]
     found = found or [photo for shard in shards for photo in _of_shard(shard)]
     if not found:
         raise DataError(
@@ -120,7 +121,7 @@ def _of_shard(shard: Path) -> list[_Found]:
 
 
 def _is_photo(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not Path(name).name.startswith(".")
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not any(map(is_foreign, Path(name).parts))
 
 
 def _read_member(shard: Path, name: str, offset: int, size: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from digseg_nodes.core.checkpoint import PREDICTION_TYPES
 from digseg_nodes.core.geometry import PHOTO_SHAPES
@@ -125,6 +125,13 @@ class Export(Strict):
     threshold: Share = 0.5
 
 
+def _precision(value):
+    """Other ways of writing a precision: in capitals, and `no` as off, false, none or fp32."""
+    words = str(value).strip().lower()
+    return "no" if words in ("off", "false", "none", "fp32", "float32") and value is not None else words
+
+
+Precision = Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_precision)]
 ENCODED_PIXELS = 2**20
 
 
@@ -145,7 +152,7 @@ class TrainConfig(Strict):
     batch_size: Batch = 8
     gradient_accumulation: whole(1, 4096, "micro-batches of one step") = 1
     gradient_checkpointing: bool = False
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: Precision = "no"
     channels_last: bool = False
     compile: bool = False
     tf32: bool | None = None

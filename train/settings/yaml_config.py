@@ -23,8 +23,17 @@ class ConfigError(ValueError):
 
 
 class Loader(yaml.SafeLoader):
-    """YAML whose yes, no, on, off and dates stay text, as in YAML 1.2: `mixed_precision: no` means the word. pydantic
-    takes these words for a switch where a setting is one."""
+    """YAML whose yes, no, on, off, dates, 010 and 1:30 stay text, as in YAML 1.2: `mixed_precision: no` means the word, and
+    pydantic takes these words for a switch where a setting is one; 010 is ten, not eight, and 1:30 no number."""
+
+
+NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+}
+"""What is read as a number: YAML 1.1 without base 8 and base 60."""
 
 
 def _is_read(tag: str, letter: str) -> bool:
@@ -32,13 +41,13 @@ def _is_read(tag: str, letter: str) -> bool:
 
 
 Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if _is_read(tag, letter)]
+    letter: [(tag, NUMBERS.get(tag, pattern)) for tag, pattern in resolvers if _is_read(tag, letter)]
     for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
 
 def expand(path: Path) -> Path:
-    """A path with ~ replaced by the home folder; raises ValueError where there is no such user, or no path."""
+    """A path with ~ and $NAME replaced; raises ValueError where there is no such user, or no path."""
     if "\0" in str(path):
         raise ValueError("a path cannot hold the character NUL")
     try:
@@ -46,7 +55,7 @@ def expand(path: Path) -> Path:
     except UnicodeEncodeError as error:
         raise ValueError("a path cannot hold half a letter (a lone surrogate)") from error
     try:
-        path = path.expanduser()
+        path = Path(os.path.expandvars(path)).expanduser()
         path.lstat()
     except RuntimeError as error:
         raise ValueError(f"{path}: {error}") from error
