@@ -30,6 +30,7 @@ from digseg_nodes.core.latent_space import LATENT_CHANNELS
 from digseg_nodes.core.mask_targets import MASK_TARGETS
 from train.networks.bases import missing
 from train.networks.layouts import Components, write_folder, write_ldm, write_single, write_unet
+from train.networks.single_file import open_vae_file
 from train.settings.command import run
 from train.settings.yaml_config import ConfigError, is_whole, parse_value, shortened
 
@@ -121,7 +122,7 @@ def read_components(checkpoint: Checkpoint, arguments: argparse.Namespace) -> tu
     if arguments.average:
         parts["unet"] = averaged(checkpoint, arguments.average)
     if arguments.components:
-        other = open_source(arguments.components)
+        other = open_vae_file(arguments.components) or open_source(arguments.components)
         added = {c: other.state_dict(c) for c in other.components if c not in parts}
         parts |= added
         config = replace(config, **{c: getattr(other.config, c) for c in added})

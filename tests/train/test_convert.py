@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from digseg_nodes.core.checkpoint import CheckpointError, open_checkpoint
 from tests.parity.builders import SCHEDULERS, make_text, make_unet, make_vae, write_checkpoint
 from train.convert import convert, parse
+from train.networks import single_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -216,3 +217,21 @@ def test_a_full_disk_is_one_message(source, tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "could not be written" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("prefix", ["first_stage_model.", ""])
+def test_a_vae_in_a_file_of_its_own_completes_a_unet(tmp_path, source, monkeypatch, prefix):
+    config, parts = contents(source)
+    monkeypatch.setattr(single_file, "VAE", config.vae)
+    run(source, tmp_path / "ldm.safetensors", "--to", "ldm")
+    tensors = load_file(tmp_path / "ldm.safetensors")
+    vae = {name: tensor for name, tensor in tensors.items() if name.startswith("first_stage_model.")}
+    save_file(
+        {prefix + name.removeprefix("first_stage_model."): tensor for name, tensor in vae.items()}, tmp_path / "vae.safetensors"
+    )
+    run(source, tmp_path / "unet.safetensors", "--to", "unet")
+    run(tmp_path / "unet.safetensors", tmp_path / "full.safetensors", "--components", tmp_path / "vae.safetensors")
+    opened, found = contents(tmp_path / "full.safetensors")
+    assert set(found) == {"unet", "vae"}
+    assert same(found["vae"], parts["vae"])
+    assert opened.vae == config.vae
