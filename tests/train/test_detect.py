@@ -154,3 +154,16 @@ def test_labelme_in_folders_of_splits(tmp_path):
         labelme(tmp_path / split)
     values = choose(tmp_path).values
     assert (values["train"], values["validation"]) == ({"annotations": "train"}, {"annotations": "val"})
+
+
+def test_ade20k_of_2016_is_named(tmp_path):
+    folder = tmp_path / "images/training/a/abbey"
+    folder.mkdir(parents=True)
+    for name in ("ADE_train_00000001.jpg", "ADE_train_00000001_seg.png"):
+        Image.new("RGB", (20, 10)).save(folder / name)
+    (folder / "ADE_train_00000001_atr.txt").write_text('001 # 0 # 0 # sky # sky # ""\n')
+    with pytest.raises(DataError, match="2016_07_26"):
+        choose(tmp_path, None)
+    (tmp_path / "d.yaml").write_text("train: {type: ade20k_full, root: images, classes: [sky]}\n")
+    with pytest.raises(DataError, match="2016_07_26"):
+        open_split(load_data(tmp_path / "d.yaml"), "train")

@@ -39,6 +39,8 @@ class FullAde20kSource(LabelledSource):
         self.wording = Wording(config, config.classes)
         photos = [photo for photo in images_below(config.root) if photo.suffix.lower() == ".jpg"]
         whole = [photo for photo in photos if seg_file(photo).is_file() and photo.with_suffix(".json").is_file()]
+        if not whole and (old := release_of_2016(config.root)):
+            raise DataError(old)
         if not whole:
             raise DataError(
                 f"None of {len(photos)} photos in {config.root} has a _seg.png and a .json beside it. Scene parsing "
@@ -76,6 +78,17 @@ class FullAde20kSource(LabelledSource):
 
     def findings(self) -> list[Finding]:
         return [*super().findings(), *self.notes]
+
+
+def release_of_2016(folder: Path) -> str | None:
+    """What to say of a folder that holds ADE20K as it was released in 2016; None for any other."""
+    found = next(folder.rglob("*_atr.txt"), None)
+    if found is None or not found.with_name(found.name.removesuffix("_atr.txt") + "_seg.png").is_file():
+        return None
+    return (
+        f"{folder} is ADE20K as released on 2016_07_26 ({found.name}), which has no .json beside its photos. Expected release "
+        "2021_17_01; or take the 150 classes of scene parsing (ADEChallengeData2016, ade20k.yaml)."
+    )
 
 
 def seg_file(photo: Path) -> Path:

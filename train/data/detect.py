@@ -11,6 +11,7 @@ import yaml
 
 from digseg_nodes.core.files import write_text
 from train.data.ade20k import class_names as ade_names
+from train.data.ade20k import release_of_2016
 from train.data.base import DataError
 from train.data.by_others import read_json, read_text
 from train.data.coco_json import PhotoFiles, is_crowd
@@ -280,6 +281,8 @@ def _instances(folder: Path) -> Guess | None:
 
 def _ade20k_full(folder: Path) -> Guess | None:
     segs = list(islice((path for path in folder.rglob("*_seg.png") if _json_of(path).is_file()), 200))
+    if not segs and (old := release_of_2016(folder)):
+        raise DataError(old)
     if not segs:
         return None
     names = Counter(name for path in segs for name in _names_or_none(_json_of(path)))
