@@ -129,7 +129,14 @@ def shapes_table(results: Results) -> str:
         if any(found.values()):
             seeds = max(map(len, found.values()))
             lit = [one["groups"]["absent_random"]["fired"] for runs in found.values() for one in runs]
-            rows.append([how.label, seeds, *[spread([one["miou"] for one in runs]) for runs in found.values()], spread(lit)])
+            rows.append(
+                [
+                    how.label,
+                    seeds,
+                    *[spread([one["miou"] for one in runs]) for runs in found.values()],
+                    f"{sum(lit) / len(lit):.3f}",
+                ]
+            )
     return table(("photos that are not square", "seeds", *registry.WORLD_NAMES, "false positives"), rows)
 
 
