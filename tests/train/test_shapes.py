@@ -1,6 +1,7 @@
 """Photos are trained in the shape they are asked about in: the same pixels on both sides, batches of one shape, exact resume."""
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from digseg_nodes.core.pixels import from_bytes
 from train.data.base import Query, Sample
 from train.data.prepare import prepare
 from train.learning.loop import Trainer
+from train.learning.run_log import read_log
 from train.networks.bases import load_networks
 from train.networks.engine import DiffusersEngine
 from train.settings.train_config import load_config
@@ -127,3 +129,15 @@ def test_things_smaller_than_a_pixel_are_never_taught_as_an_empty_mask():
     small = replace(one, queries=tuple(Query(f"{n}", ("x",), mask) for n, mask in enumerate(masks)))
     for resolution in (128, 64, 32):
         assert prepare(small, resolution).masks.flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("shape", ["own", "square"])
+def test_the_share_of_padding_is_said(config_file, wide_data, capsys, shape):
+    plans = [plan_geometry(*size, 128, shape) for size in ((48, 64), (64, 48), (64, 64), (60, 110))]
+    padding = 1 - sum(prod(plan.resized) for plan in plans) / sum(prod(plan.padded) for plan in plans)
+    assert (padding == 0) == (shape == "own")
+    config = load_config(config_file, [f"data={wide_data}", "steps=1", "resolution=128", f"photo_shape={shape}"])
+    Trainer(config).run()
+    assert f"; {padding:.1%} of it is padding" in capsys.readouterr().out
+    assert read_log(config.output / "log.jsonl")[0]["padding"] == pytest.approx(padding, abs=1e-4)
+    assert f"{padding:.1%} of the encoded pixels are padding" in (config.output / "report.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,10 @@ class FreshSamples:
     def shape_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in pixels that a photo of this size is encoded at."""
         return plan_geometry(*size, self.resolution, self.photo_shape).padded
+
+    def photo_pixels(self, size: tuple[int, int]) -> int:
+        """How many of these pixels show the photo; the others fill it up."""
+        return prod(plan_geometry(*size, self.resolution, self.photo_shape).resized)
 
     def _list(self, source: Source, work: SharedWork, numbers: Iterator[int], progress: bool) -> None:
         places = (position for number in numbers for position in work.positions(number))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,10 @@ class LatentCache:
     def shape_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in pixels that a photo of this size is encoded at."""
         return plan_geometry(*size, self.resolution, self.photo_shape).padded
+
+    def photo_pixels(self, size: tuple[int, int]) -> int:
+        """How many of these pixels show the photo; the others fill it up."""
+        return prod(plan_geometry(*size, self.resolution, self.photo_shape).resized)
 
     def stores(self, shape: tuple[int, int]) -> Stores:
         """The rows of images of one shape."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +40,9 @@ class SampleStore(Protocol):
     def shape_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(height, width) in pixels that a photo of this size is encoded at."""
 
+    def photo_pixels(self, size: tuple[int, int]) -> int:
+        """How many of these pixels show the photo; the others fill it up."""
+
     def rows_of(self, line: Line, query: int) -> tuple[int, int, int, int]:
         """Rows of image, target latent, mask and validity of a line's query number `query`, as in ROW."""
 
@@ -45,12 +50,13 @@ class SampleStore(Protocol):
 @dataclass(frozen=True)
 class SampleTable:
     """rows: structured array [N] of ROW. phrases: rows of the text cache, int64. shapes: (height, width) in pixels of what is
-    encoded."""
+    encoded. padding: share in [0,1] of all encoded pixels that fill photos up."""
 
     rows: np.ndarray
     phrases: np.ndarray
     class_names: list[str]
     shapes: list[tuple[int, int]]
+    padding: float = 0.0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,7 +65,7 @@ class SampleTable:
 def build_table(sources: list[tuple[Source, float]], samples: SampleStore, texts: TextCache) -> SampleTable:
     """Flatten what a store knows of (source, share in the mix), encoding what it misses. Held-out queries are left out: this is
     for training."""
-    records, prompts, classes, shapes, first = [], [], {}, {}, 0
+    records, prompts, classes, shapes, sizes, first = [], [], {}, {}, {}, 0
     for source, share in sources:
         asked = [
             (place, line, number, query)
@@ -72,6 +78,7 @@ def build_table(sources: list[tuple[Source, float]], samples: SampleStore, texts
             absent = 1 + ABSENT_GROUPS.index(query.group) if query.group in ABSENT_GROUPS else 0
             class_id = classes.setdefault(query.name, len(classes))
             shape = shapes.setdefault(samples.shape_of(line.size), len(shapes))
+            sizes[place] = line.size
             text = (len(prompts), len(query.prompts))
             rows = samples.rows_of(line, number)
             records.append((place, number, *rows, *text, class_id, absent, shape, share / len(asked)))
@@ -81,4 +88,12 @@ def build_table(sources: list[tuple[Source, float]], samples: SampleStore, texts
         raise DataError("The training data holds no mask with any pixel set. Check the data YAML's paths and classes.")
     unique = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     phrases = np.array(texts.row_numbers(list(unique)))
-    return SampleTable(rows, phrases[[unique[prompt] for prompt in prompts]], list(classes), list(shapes))
+    phrases = phrases[[unique[prompt] for prompt in prompts]]
+    return SampleTable(rows, phrases, list(classes), list(shapes), _padding(samples, sizes.values()))
+
+
+def _padding(samples: SampleStore, sizes: Iterable[tuple[int, int]]) -> float:
+    """The share of all pixels encoded for photos of these sizes that fill them up."""
+    counts = Counter(sizes)
+    encoded = sum(count * prod(samples.shape_of(size)) for size, count in counts.items())
+    return 1 - sum(count * samples.photo_pixels(size) for size, count in counts.items()) / encoded

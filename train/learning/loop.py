@@ -49,7 +49,7 @@ class Trainer:
             config.output / "log.jsonl", accelerator.is_main_process, accelerator.log if config.tensorboard else None
         )
         self.pace = Pace(self.batches.share.total, device)
-        self.progress, self.grad_norm = RunProgress(), 0.0
+        self.progress, self.grad_norm, self.padding = RunProgress(), 0.0, round(data.padding, 4)
 
     def run(self) -> None:
         """Train from the last state in the run folder, or from the start, to the configured number of steps."""
@@ -136,7 +136,8 @@ class Trainer:
         """Write a line of the log; returns the loss over all processes."""
         value = self.accelerator.reduce(loss, "mean").item()
         norm = self.grad_norm if math.isfinite(self.grad_norm) else None  # a step that fp16 skipped
-        values = {"loss": value, "lr": self.trained.learning_rate, "grad_norm": norm, **self.pace.figures()}
+        values = {"loss": value, "lr": self.trained.learning_rate, "grad_norm": norm, "padding": self.padding}
+        values |= self.pace.figures()
         self.log.write(self.progress.step, values)
         return value
 

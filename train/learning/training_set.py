@@ -22,13 +22,14 @@ from train.settings.train_config import TrainConfig
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """This process's batches, the names of all classes, the sources held back for validation, and the digests of the prompts and
-    masks of both (data_digest by split)."""
+    """This process's batches, the names of all classes, the sources held back for validation, the digests of the prompts and
+    masks of both (data_digest by split), and the share in [0,1] of the encoded pixels that is padding."""
 
     batches: Batches
     class_names: list[str]
     validation: list[Source]
     digests: dict[str, dict]
+    padding: float = 0.0
 
 
 def open_training_set(config: TrainConfig, networks: Networks, accelerator: Accelerator) -> TrainingSet:
@@ -54,7 +55,8 @@ def open_training_set(config: TrainConfig, networks: Networks, accelerator: Acce
     share = WorkShare(config.batch_size, config.gradient_accumulation, accelerator.num_processes, accelerator.process_index)
     parts = (config, sampler, samples, texts, share, len(networks.alpha_bar))
     guides = _guides(config, networks, [source for source, _ in sources])
-    return TrainingSet(_batches(config, networks, parts, guides), class_names, opened["validation"], digests)
+    batches = _batches(config, networks, parts, guides)
+    return TrainingSet(batches, class_names, opened["validation"], digests, table.padding)
 
 
 def describe(table: SampleTable) -> str:
@@ -62,7 +64,7 @@ def describe(table: SampleTable) -> str:
     images = Counter(shape for shape, _ in {*zip(table.rows["shape"].tolist(), table.rows["place"].tolist(), strict=True)})
     text = f"{len(table)} prompts over {images.total()} images, {len(table.class_names)} classes"
     shapes = ", ".join(f"{width} x {height} ({images[n]})" for n, (height, width) in enumerate(table.shapes) if images[n])
-    return f"{text}, encoded as {shapes}"
+    return f"{text}, encoded as {shapes}; {table.padding:.1%} of it is padding"
 
 
 def _samples(config: TrainConfig, networks: Networks) -> LatentCache | FreshSamples:

@@ -64,6 +64,8 @@ def speed_section(lines: list[dict]) -> list[str]:
     )
     words = f"{seconds:.3g} s a step, {samples:.3g} samples a second (median of the last {len(recent)} lines of the log), "
     words += f"{wait:.0%} of that time waiting for data, {max(line['peak_mib'] for line in timed):,.0f} MiB of memory at most. "
+    if "padding" in timed[-1]:
+        words += f"{timed[-1]['padding']:.1%} of the encoded pixels are padding. "
     words += f"First line {timed[0]['time']}, last {timed[-1]['time']}."
     if wait > MUCH_WAITING:
         words += " The device waits for its data: raise <code>workers</code>, or train with cached latents."
