@@ -430,7 +430,7 @@ def load_clip(checkpoint: Checkpoint) -> CLIP:
     """The checkpoint's CLIP text encoder as a ComfyUI CLIP; textual-inversion files are not looked up."""
     config = checkpoint.config.text_encoder
     if config is None:
-        raise CheckpointError(_lacks(checkpoint, "text encoder (CLIP)"))
+        raise CheckpointError(checkpoint.lacks("text encoder (CLIP)"))
     weights = {
         k if k.startswith(("text_model.", "text_projection.")) else f"text_model.{k}": v
         for k, v in checkpoint.state_dict("text_encoder", _read).items()
@@ -451,18 +451,8 @@ def load_clip(checkpoint: Checkpoint) -> CLIP:
         clip = comfy.sd.CLIP(**arguments)
         clip.load_sd(weights)
     expected = {k.split(".transformer.", 1)[-1] for k in clip.cond_stage_model.state_dict() if ".transformer." in k}
-    _check_names(names, expected, checkpoint, "text encoder", optional="text_projection.weight")
+    checkpoint.check_names("text encoder", names, expected, optional="text_projection.weight")
     return clip
-
-
-def _check_names(found: set[str], expected: set[str], checkpoint: Checkpoint, part: str, optional: str = "") -> None:
-    """The host only logs tensors that lack or are left over, and goes on with whatever it has."""
-    missing, unknown = sorted(expected - found - {optional}), sorted(found - expected)
-    if missing or unknown:
-        raise CheckpointError(
-            f"{checkpoint.path.name}: its {part} lacks {len(missing)} of {len(expected)} tensors and has {len(unknown)} unknown "
-            f"ones, for example {(missing or unknown)[0]}. The file is damaged or was edited; download or export it again."
-        )
 
 
 def _clip_target(config: dict):
@@ -513,24 +503,16 @@ def load_vae(checkpoint: Checkpoint) -> VAE:
     """The checkpoint's VAE as a ComfyUI VAE, in fp16 or fp32 (bf16 only by the host's flag: it flips pixels)."""
     config = checkpoint.config.vae
     if config is None:
-        raise CheckpointError(_lacks(checkpoint, "VAE"))
+        raise CheckpointError(checkpoint.lacks("VAE"))
     dtype = mm.vae_dtype(mm.vae_device(), [torch.float16, torch.float32])
     layout = vae_layout(config, checkpoint.path.name)
     weights, modules = checkpoint.state_dict("vae", _read), vae_modules(config)
     names = {translate(k, modules) or k for k in weights}
     vae = comfy.sd.VAE(sd=weights, config=layout, dtype=dtype)
     network = getattr(vae, "first_stage_model", None)  # None where the host does not recognise a VAE at all
-    _check_names(names, set() if network is None else set(network.state_dict()), checkpoint, "VAE")
+    checkpoint.check_names("VAE", names, set() if network is None else set(network.state_dict()))
     vae.digseg_config = checkpoint.config
     return vae
-
-
-def _lacks(checkpoint: Checkpoint, part: str) -> str:
-    return (
-        f"{checkpoint.path.name} holds no {part}, only: {', '.join(checkpoint.components)}. Load it with "
-        "Load DiGSeg U-Net, and take CLIP and VAE from the Stable Diffusion checkpoint it was trained from (node "
-        "Load Checkpoint)."
-    )
 
 
 def encode_text(clip: CLIP | None, text: str) -> Tensor:

@@ -87,8 +87,8 @@ def segment_all(left, segmenter, prompts: list[Prompt], threshold: float, argume
         try:
             image = photo.read()
             segmenter.set_image(image, look)
-            ask = lambda some: segmenter.predict(some, settings, decoder=arguments.decoder).soft[0]  # noqa: E731
-            said = write_masks(image, photo.stem, prompts, ask, threshold, layout)
+            masks = lambda some: segmenter.predict(some, settings, decoder=arguments.decoder).soft[0]  # noqa: E731
+            said = write_masks(image, photo.stem, prompts, masks, threshold, layout)
         except CheckpointError:
             raise  # every other photo would fail as well
         except ValueError as error:

@@ -148,6 +148,25 @@ class Checkpoint:
         """The parts the file carries, among COMPONENTS."""
         return tuple(self.parts)
 
+    def lacks(self, part: str) -> str:
+        """The error text for a part (in users' words) that is needed and not there: what there is, and where to take it from."""
+        return (
+            f"{self.path.name} holds no {part}, only: {', '.join(self.components)}. Load it with Load DiGSeg U-Net, and take "
+            "CLIP and VAE from the Stable Diffusion checkpoint it was trained from (node Load Checkpoint)."
+        )
+
+    def check_names(self, part: str, found: set[str], expected: set[str], optional: str = "") -> None:
+        """Raises CheckpointError unless the tensors found of a part are those its network has; `optional` may be missing.
+
+        ComfyUI only logs tensors that lack or are left over, and goes on with whatever it has.
+        """
+        missing, unknown = sorted(expected - found - {optional}), sorted(found - expected)
+        if missing or unknown:
+            raise CheckpointError(
+                f"{self.path.name}: its {part} lacks {len(missing)} of {len(expected)} tensors and has {len(unknown)} unknown "
+                f"ones, for example {(missing or unknown)[0]}. The file is damaged or was edited; download or export it again."
+            )
+
     def state_dict(self, component: str, read: Callable[[str], dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
         """Tensors of one component in diffusers / transformers names; `read` loads a whole file (default: lazily)."""
         if component not in self.parts:

@@ -107,6 +107,23 @@ def test_absent_component_is_named(tmp_path):
         open_checkpoint(save(tmp_path / "a.safetensors")).state_dict("text_encoder")
 
 
+def test_a_part_that_is_needed_and_not_there_is_told_with_where_to_take_it_from(tmp_path):
+    said = open_checkpoint(save(tmp_path / "a.safetensors")).lacks("text encoder (CLIP)")
+    assert said.startswith("a.safetensors holds no text encoder (CLIP), only: unet, vae. Load it with Load DiGSeg U-Net")
+
+
+def test_tensors_that_lack_or_are_left_over_are_named(tmp_path):
+    opened = open_checkpoint(save(tmp_path / "a.safetensors"))
+    opened.check_names("VAE", {"a", "b"}, {"a", "b"})
+    opened.check_names("VAE", {"a"}, {"a", "b"}, optional="b")
+    for found, words in (
+        ({"a"}, "lacks 1 of 2 tensors and has 0 unknown ones, for example b"),
+        ({"a", "b", "c"}, "0 of 2 .* example c"),
+    ):
+        with pytest.raises(CheckpointError, match=f"a.safetensors: its VAE .*{words}"):
+            opened.check_names("VAE", found, {"a", "b"})
+
+
 def test_newer_format_and_broken_metadata(tmp_path):
     path = save(tmp_path / "a.safetensors")
     for changes, message in (

@@ -20,7 +20,7 @@ from digseg_nodes.core.prompts import Prompt
 SOFT_VALUES = 2**27
 """Mask values in memory at a time: 512 MiB of float32."""
 
-Ask = Callable[[list[Prompt]], Tensor]
+Predict = Callable[[list[Prompt]], Tensor]
 """Prompts → soft masks [K,H,W] in [0,1] of the photo at hand."""
 
 
@@ -48,8 +48,10 @@ class Layout:
         return all(path.is_file() for path in (*self.masks(stem), self.semantic(stem), self.overlay(stem)))
 
 
-def write_masks(image: np.ndarray, stem: str, prompts: list[Prompt], ask: Ask, threshold: float, layout: Layout) -> list[dict]:
-    """Ask for the masks of a photo [H,W,3] and write its files; returns what predictions.jsonl says about each prompt.
+def write_masks(
+    image: np.ndarray, stem: str, prompts: list[Prompt], predict: Predict, threshold: float, layout: Layout
+) -> list[dict]:
+    """Predict the masks of a photo [H,W,3] and write its files; returns what predictions.jsonl says about each prompt.
 
     Raises CheckpointError for masks that are no numbers.
     """
@@ -58,7 +60,7 @@ def write_masks(image: np.ndarray, stem: str, prompts: list[Prompt], ask: Ask, t
     colours = label_colours(min(len(prompts), MOST_IDS))
     painted, said = from_bytes(image)[None], []
     targets = layout.masks(stem)
-    for number, soft in _masks_one_by_one(prompts, ask, max(1, SOFT_VALUES // (height * width))):
+    for number, soft in _masks_one_by_one(prompts, predict, max(1, SOFT_VALUES // (height * width))):
         if not torch.isfinite(soft).all():
             raise CheckpointError(
                 f"The mask of {prompts[number].name!r} on {stem} holds NaN or infinite values: the checkpoint is damaged, or it "
@@ -76,9 +78,9 @@ def write_masks(image: np.ndarray, stem: str, prompts: list[Prompt], ask: Ask, t
     return said
 
 
-def _masks_one_by_one(prompts: list[Prompt], ask: Ask, at_once: int) -> Iterator[tuple[int, Tensor]]:
+def _masks_one_by_one(prompts: list[Prompt], predict: Predict, at_once: int) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, len(prompts), at_once):
-        for offset, soft in enumerate(ask(prompts[start : start + at_once])):
+        for offset, soft in enumerate(predict(prompts[start : start + at_once])):
             yield start + offset, soft
 
 
