@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -61,9 +62,11 @@ def process() -> str:
 
 
 @pytest.fixture(scope="session")
-def host(install, process):
-    """A running ComfyUI with the pack, the bundled models and the demo photos; one for each test process."""
-    with dev.running_host(install, f"test{process}") as running:
+def host(install, process, tmp_path_factory):
+    """A running ComfyUI with the pack, the bundled models, the demo photos and tests/standins; one for each test process."""
+    paths = tmp_path_factory.mktemp("standins") / "paths.yaml"
+    paths.write_text(json.dumps({"standins": {"custom_nodes": str(ROOT / "tests" / "standins")}}), encoding="utf-8")
+    with dev.running_host(install, f"test{process}", extra=["--extra-model-paths-config", str(paths)]) as running:
         yield running
 
 

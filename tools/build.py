@@ -2,7 +2,9 @@
 
     python -m tools.build --url http://127.0.0.1:8188 [NAME ...]
 
-A running ComfyUI with the pack (`python dev.py serve`) tells the order and kinds of every node's inputs. The pictures beside the
+A running ComfyUI with the pack (`python dev.py serve`) tells the order and kinds of every node's inputs; for video_track it needs
+the SAM 3 nodes, or those of tests/standins in their place (`serve --extra-model-paths-config FILE`, which names the folder as
+custom_nodes). The pictures beside the
 graphs are made by `python -m tools.pictures`, the screenshots in docs/ by `python -m tools.shots`.
 """
 

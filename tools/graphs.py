@@ -245,9 +245,9 @@ PHOTO_HINT = (
 )
 
 
-def hub(repository: str, name: str, directory: str) -> tuple[str, str, str]:
-    """A file on Hugging Face as Sheet.files wants it."""
-    return name, f"https://huggingface.co/{repository}/resolve/main/{name}", directory
+def hub(repository: str, name: str, directory: str, folder: str = "") -> tuple[str, str, str]:
+    """A file on Hugging Face as Sheet.files wants it; directory: below models/, folder: within the repository."""
+    return name, f"https://huggingface.co/{repository}/resolve/main/{folder}{name}", directory
 
 
 def inpaint_sd15(s: Sheet) -> None:
@@ -373,6 +373,36 @@ def video(s: Sheet) -> None:
         s.add("SaveVideo", height=480, video=matte[0], filename_prefix="digseg/matte")
 
 
+def video_track(s: Sheet) -> None:
+    with s.column("1. Video and model", "load"):
+        loader = s.add("DiGSegCheckpointLoader", checkpoint=DEMO)
+        file = s.add("LoadVideo", height=430, file=CLIP)
+        parts = s.add("GetVideoComponents", video=file[0])
+    with s.column("2. Select in the first frame", "segment", 380):
+        first = s.add("ImageFromBatch", image=parts["images"], batch_index=0, length=1)
+        found = _segment(s, loader, first, CLIP_TEXT)
+        s.note(
+            "## Follow it through a video\nThe words choose in the first frame; ComfyUI's **SAM3 Video Track** follows from "
+            "there. Older ComfyUI versions lack its nodes and show them in red: update ComfyUI, or take the graph **video**, "
+            "which asks every frame anew.\n\nPut into `ComfyUI/models/checkpoints`:\n- `sam3.1_multiplex_fp16.safetensors` from "
+            "**Comfy-Org/sam3.1** on Hugging Face",
+            260,
+        )
+    with s.column("3. One mask an object", "segment", 340):
+        objects = s.add("DiGSegSplitObjects", masks=found["masks"], names="", smallest=0.001)
+    with s.column("4. Follow them", "paint", 340):
+        sam = s.add("CheckpointLoaderSimple", ckpt_name="sam3.1_multiplex_fp16.safetensors")
+        s.files(sam, hub("Comfy-Org/sam3.1", "sam3.1_multiplex_fp16.safetensors", "checkpoints", "checkpoints/"))
+        tracked = s.add(
+            "SAM3_VideoTrack", images=parts["images"], model=sam["MODEL"], initial_mask=objects["objects"], max_objects=64
+        )
+        mask = s.add("SAM3_TrackToMask", track_data=tracked[0], object_indices="")
+    with s.column("5. As a video", "result", 340):
+        grey = s.add("MaskToImage", mask=mask[0])
+        matte = s.add("CreateVideo", images=grey[0], fps=parts["fps"])
+        s.add("SaveVideo", height=480, video=matte[0], filename_prefix="digseg/tracked")
+
+
 def tiled_aerial(s: Sheet) -> None:
     loader, photo = _load(
         s,
@@ -478,7 +508,8 @@ def stock_sampler(s: Sheet) -> None:
             s.add("DiGSegPickMask", title, masks=found[0], names="")
 
 
-BIG = ("inpaint_sd15", "inpaint_sdxl", "inpaint_flux_fill")
+PAINTING = ("inpaint_sd15", "inpaint_sdxl", "inpaint_flux_fill")
+BIG = (*PAINTING, "video_track")
 """Graphs that need files which do not come with the pack."""
 GRAPHS = {
     function.__name__: function
@@ -492,6 +523,7 @@ GRAPHS = {
         inpaint_flux_fill,
         uncertainty,
         video,
+        video_track,
         tiled_aerial,
         count_objects,
         teach,

@@ -11,6 +11,8 @@ from .api import widget_names
 
 GAP_X, GAP_Y, PAD, TITLE, GROUP_TITLE = 50, 50, 20, 30, 46
 SLOT, WIDGET, TEXT_BOX, PICTURE = 20, 24, 110, 240
+FOOTER, ROW_GROWTH, PICTURE_GROWTH = 34, 4, 190
+"""Pixels by which ComfyUI's newer renderer draws a node higher: the pack's name below it, each widget, a picture."""
 COLOURS = {
     "load": "#3f789e",
     "segment": "#88AA88",
@@ -18,6 +20,7 @@ COLOURS = {
     "paint": "#b568c9",
     "check": "#b58b2a",
 }
+NOTE = "MarkdownNote"
 PICTURE_NODES = (
     "LoadImage",
     "LoadVideo",
@@ -42,6 +45,8 @@ PACK = "digseg-nodes"
 """This pack's name in the registry."""
 CORE, CORE_VERSION = "comfy-core", "0.3.75"
 """ComfyUI's own nodes as the page names them, and the version the graphs were laid out on."""
+SAM3_VERSION = "0.19.3"
+"""A ComfyUI that has the SAM 3 nodes."""
 
 
 def pack_version() -> str:
@@ -80,7 +85,6 @@ class Sheet:
     x: float = 0
     top: float = 0
     bottom: float = 0
-    y: float = 0
     width: int = 0
     extra: dict = field(default_factory=dict)
 
@@ -97,11 +101,14 @@ class Sheet:
 
     @contextmanager
     def column(self, title: str, kind: str, width: int = 320):
-        """Nodes added in this block stand below one another in a group."""
-        first, self.y, self.width = len(self.nodes), self.top + GROUP_TITLE, width
+        """Nodes added in this block stand below one another in a group, notes on top; below one that grows there is room."""
+        first, self.width = len(self.nodes), width
         yield
-        height = self.y - GAP_Y + PAD - self.top
-        box = [self.x, self.top, width + 2 * PAD, height]
+        nodes, y = sorted(self.nodes[first:], key=lambda node: node["type"] != NOTE), self.top + GROUP_TITLE
+        for node in nodes:
+            node["pos"] = [self.x + PAD, y + TITLE]
+            y += node["size"][1] + GAP_Y + TITLE / 2 + (_growth(node) if node is not nodes[-1] else 0)
+        box = [self.x, self.top, width + 2 * PAD, y - GAP_Y + PAD - self.top]
         self.groups.append(
             {
                 "id": len(self.groups) + 1,
@@ -112,10 +119,8 @@ class Sheet:
                 "flags": {},
             }
         )
-        for node in self.nodes[first:]:
-            node["pos"][0] = self.x + PAD
         self.x += width + 2 * PAD + GAP_X
-        self.bottom = max(self.bottom, self.top + height)
+        self.bottom = max(self.bottom, self.top + box[3])
 
     def row(self) -> None:
         """Continue below everything so far, at the left edge."""
@@ -125,7 +130,7 @@ class Sheet:
         """Explain something inside the graph; Markdown."""
         self._place(
             {
-                "type": "MarkdownNote",
+                "type": NOTE,
                 "inputs": [],
                 "outputs": [],
                 "widgets_values": [text.strip()],
@@ -180,7 +185,7 @@ class Sheet:
         number = len(self.nodes) + 1
         node = {
             "id": number,
-            "pos": [0, self.y + TITLE],
+            "pos": [0, 0],
             "size": [self.width, height],
             "flags": {},
             "order": number - 1,
@@ -189,7 +194,6 @@ class Sheet:
             **content,
         }
         self.nodes.append(node)
-        self.y += TITLE + height + GAP_Y - TITLE / 2
         return node
 
     def graph(self) -> dict:
@@ -208,10 +212,11 @@ class Sheet:
 
 def _origin(kind: str) -> dict:
     """Where a node comes from, so that the page can offer to install what is missing."""
-    if kind == "MarkdownNote":
+    if kind == NOTE:
         return {"Node name for S&R": kind}
-    ours = kind.startswith("DiGSeg")
-    return {"Node name for S&R": kind, "cnr_id": PACK if ours else CORE, "ver": pack_version() if ours else CORE_VERSION}
+    if kind.startswith("DiGSeg"):
+        return {"Node name for S&R": kind, "cnr_id": PACK, "ver": pack_version()}
+    return {"Node name for S&R": kind, "cnr_id": CORE, "ver": SAM3_VERSION if kind.startswith("SAM3_") else CORE_VERSION}
 
 
 def _value(name: str, known: dict, inputs: dict):
@@ -231,3 +236,9 @@ def _height(kind: str, known: dict, widgets: list[str], content: dict) -> int:
     sockets = max(len(known) - len([name for name in widgets if name]), len(content["outputs"]))
     rows = 10 + SLOT * sockets + WIDGET * (len(widgets) - len(boxes)) + TEXT_BOX * len(boxes)
     return rows + (PICTURE if kind in PICTURE_NODES else TEXT_BOX if kind == "PreviewAny" else 0)
+
+
+def _growth(node: dict) -> int:
+    """Pixels to leave below a node for what the newer renderer makes of it."""
+    picture = PICTURE_GROWTH if node["type"] in PICTURE_NODES else 0
+    return FOOTER + ROW_GROWTH * len(node.get("widgets_values", ())) + picture if node["type"] != NOTE else 0

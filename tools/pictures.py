@@ -42,6 +42,7 @@ THUMBNAILS = {
         ("", "PreviewImage", 0, 0),
     ],
     "video": [(f"frame {n + 1}", "DiGSegSegment", 0, n) for n in (0, 8, 16, 23)],
+    "video_track": [("first frame", "DiGSegSegment", 0, 0), ("one mask an object", "DiGSegSplitObjects", 0, 0)],
     "tiled_aerial": [("as a whole", "DiGSegSegment", 0, 0), ("in tiles", "DiGSegSegment", 1, 0)],
     "count_objects": [
         ("photo", "LoadImage", 0, 0),
@@ -59,7 +60,7 @@ THUMBNAILS = {
         ("KSampler", "DiGSegPickMask", 1, 0),
     ],
 }
-BADGES = {"inpaint_sd15": "SD 1.5 inpainting", "inpaint_sdxl": "SDXL", "inpaint_flux_fill": "Flux Fill"}
+BADGES = {"inpaint_sd15": "SD 1.5 inpainting", "inpaint_sdxl": "SDXL", "inpaint_flux_fill": "Flux Fill", "video_track": "SAM 3"}
 
 # help page: the graph and the panels that show what the node does
 PAGES = {

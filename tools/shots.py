@@ -73,21 +73,28 @@ OVERLAPS = """() => {
 }"""
 
 
+SHORTEN = """() => {
+    for (const widget of app.graph.nodes.flatMap(node => node.widgets ?? []))
+        if (typeof widget.value === 'string') widget.value = widget.value.replace(/\\S*\\/(?=output\\/)/g, 'ComfyUI/');
+}"""
+"""Paths below the host's output folder as a reader has them, not as this machine does."""
+
+
 def chromium() -> str | None:
     """A Chromium of the system; None for Playwright's own."""
     return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Page]:
-    """ComfyUI's page in a headless Chromium, ready to load graphs."""
+def opened(url: str, settings: dict | None = None) -> Iterator[Page]:
+    """ComfyUI's page in a headless Chromium, ready to load graphs; settings: of the page, by their names."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         page = browser.new_page(viewport=SIZE)
         page.route(lambda address: not address.startswith(url.rstrip("/")), lambda route: route.abort())  # no outside world
         page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
         page.set_default_timeout(180_000)
-        page.request.post(f"{url.rstrip('/')}/settings", data=QUIET)
+        page.request.post(f"{url.rstrip('/')}/settings", data=QUIET | (settings or {}))
         page.goto(url, wait_until="commit")
         page.wait_for_function(READY, timeout=120_000)
         try:
@@ -132,6 +139,7 @@ def shoot(page: Page, name: str, docs: Path) -> None:
     load(page, json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
     page.wait_for_timeout(1500)
     outputs = {} if name in BIG else run(page)
+    page.evaluate(SHORTEN)
     for overlap in page.evaluate(OVERLAPS):
         print(f"{name}: {overlap}")
     x, y, width, height = page.evaluate(BOUNDS)
@@ -150,9 +158,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True, help="address of a running ComfyUI that has the pack")
     parser.add_argument("--docs", type=Path, required=True, help="folder for the screenshots")
+    parser.add_argument("--settings", type=json.loads, metavar="JSON", help="settings of the page, by their names")
     parser.add_argument("names", nargs="*", help="graphs to open; all without this")
     args = parser.parse_args()
-    with opened(args.url) as page:
+    with opened(args.url, args.settings) as page:
         for name in args.names or GRAPHS:
             shoot(page, name, args.docs)
 
