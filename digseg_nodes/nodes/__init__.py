@@ -6,7 +6,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from .. import host
 
-host.register_folders(Path(__file__).resolve().parent.parent / "models")
+PACK = Path(__file__).resolve().parent.parent
+host.register_folders(PACK / "models", PACK / "loras")
 
 from . import load, lora, masks, measure, objects, pairs, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
 from .checked import checked  # noqa: E402
