@@ -24,7 +24,7 @@ from transformers import CLIPTextModel
 
 from digseg_nodes.core.checkpoint import DTYPES, CheckpointConfig
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
-from digseg_nodes.core.mask_decoder import MaskDecoder
+from digseg_nodes.core.mask_decoder import MaskDecoder, MaskDecoderConfig
 from digseg_nodes.core.schedule import alphas_cumprod
 from train.latents.batches import Batch
 from train.learning.loss import make_loss
@@ -193,7 +193,7 @@ def outlines(config: TrainConfig, model: CheckpointConfig) -> Empty:
         text = text_model(model.text_encoder).requires_grad_(False)
         if config.lora:
             add_lora(unet, config.lora.rank, config.lora.alpha, config.lora.targets, config.seed)
-        guided = {"mask_decoder": MaskDecoder()} if config.mask_decoder else {}
+        guided = {"mask_decoder": MaskDecoder(MaskDecoderConfig(**config.mask_decoder.shape))} if config.mask_decoder else {}
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return Empty({"unet": unet, **guided}, vae, text)

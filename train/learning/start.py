@@ -1,5 +1,6 @@
 """The networks a run starts from: the base, checked against what the configuration asks of it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -26,20 +27,24 @@ def load_base(config: TrainConfig) -> Networks:
         photo_shape=networks.config.photo_shape if config.lora else config.photo_shape or "own",
     )
     if config.mask_decoder:
-        networks.mask_decoder = first_decoder(networks.mask_decoder, config.mask_decoder.guide, config.seed)
+        networks.mask_decoder = first_decoder(
+            networks.mask_decoder, config.mask_decoder.guide, config.seed, config.mask_decoder.shape
+        )
         networks.config = replace(networks.config, mask_decoder=networks.mask_decoder.config.to_dict())
     return networks
 
 
-def first_decoder(found: MaskDecoder | None, guide: float, seed: int) -> MaskDecoder:
-    """The mask decoder a run starts from: the base's, now meant for guides up to `guide` at least, or a new one."""
-    if found is not None:
+def first_decoder(found: MaskDecoder | None, guide: float, seed: int, shape: Mapping | None = None) -> MaskDecoder:
+    """The mask decoder a run starts from: the base's, now meant for guides up to `guide` at least, or a new one where there is
+    none or `shape` (fields of MaskDecoderConfig) asks for another."""
+    shape = shape or {}
+    if found is not None and found.config == MaskDecoderConfig.from_dict(found.config.to_dict() | shape):
         if found.config.guide < guide:
             found.config = replace(found.config, guide=guide)
         return found
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return MaskDecoder(MaskDecoderConfig(guide=guide))
+        return MaskDecoder(MaskDecoderConfig(guide=guide, **shape))
 
 
 def check_lora_base(config: TrainConfig) -> None:

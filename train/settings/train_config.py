@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from digseg_nodes.core.checkpoint import PREDICTION_TYPES
 from digseg_nodes.core.geometry import PHOTO_SHAPES
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
+from digseg_nodes.core.mask_decoder import DEEPEST, LEVELS, WIDEST
 from digseg_nodes.core.mask_targets import MASK_TARGETS, shows_photo
 from train.data.augment import Augmentation
 from train.data.config import DataConfig, load_data
@@ -70,13 +71,21 @@ class MaskDecoding(Strict):
     """A guided mask decoder trained along with the U-Net, on its predictions (`objective: end_to_end`).
 
     lr: its own learning rate. guide: the photo is shown at up to so many times the resolution. noise: standard deviation of
-    what is added to the latents. colour: how far the photo's colours are moved.
+    what is added to the latents. colour: how far the photo's colours are moved. widths, blocks: its shape, as in
+    core/mask_decoder.MaskDecoderConfig; left out, the base's decoder is trained further, or one of the default shape made.
     """
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
     guide: whole(1, 4, "the decoder is shown as many pixels at every size, so few latent pixels are left of larger ones") = 1
     noise: Annotated[float, Field(ge=0)] = 0.1
     colour: Share = 0.2
+    widths: Annotated[list[Annotated[int, Field(ge=4, le=WIDEST)]], Field(min_length=LEVELS, max_length=LEVELS)] | None = None
+    blocks: whole(0, DEEPEST, "more see no further than the picture") | None = None
+
+    @property
+    def shape(self) -> dict:
+        """What is set of the decoder's shape, by the names of MaskDecoderConfig."""
+        return {name: value for name in ("widths", "blocks") if (value := getattr(self, name)) is not None}
 
 
 class Sampling(Strict):
