@@ -77,6 +77,10 @@ def test_next_run_goes_on_with_the_bases_decoder(config_file, tmp_path):
     found, expected = second.networks.mask_decoder, open_checkpoint(base).mask_decoder()
     assert all(torch.equal(found.state_dict()[name], weight) for name, weight in expected.state_dict().items())
     assert (found.config.guide, second.networks.config.mask_decoder["guide"]) == (3, 3)
+    smaller = ["mask_decoder.widths=[4, 8, 8, 12]", "mask_decoder.blocks=1", f"base={base}", f"output={tmp_path / 'smaller'}"]
+    trainer(config_file, *JOINT, *smaller, "steps=1").run()
+    exported = open_checkpoint(tmp_path / "smaller" / "digseg.safetensors").mask_decoder()
+    assert (exported.config.widths, exported.config.blocks) == ((4, 8, 8, 12), 1)
     lora = ["lora={rank: 2}", f"base={base}", f"output={tmp_path / 'third'}", "steps=1"]
     trainer(config_file, *JOINT, *lora).run()
     adapters = tmp_path / "third" / "digseg-lora.safetensors"
@@ -89,6 +93,8 @@ def test_next_run_goes_on_with_the_bases_decoder(config_file, tmp_path):
         (["mask_decoder={}"], "objective: end_to_end"),
         (["objective=end_to_end", "end_to_end.loss=mask"], "add `mask_decoder"),
         (["objective=end_to_end", "mask_decoder.guide=9"], "guide"),
+        (["objective=end_to_end", "mask_decoder.widths=[8, 8]"], "widths"),
+        (["objective=end_to_end", "mask_decoder.widths=[8, 8, 8, 1]"], "widths"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_in_words(config_file, overrides, words):
