@@ -20,6 +20,8 @@ def describe_not_safetensors(path: Path, error: Exception) -> str:
             f"{path.name} is a pickle (.ckpt/.pt). Pickles can run code when opened, so they never are. "
             "Convert it to .safetensors, or download the safetensors version."
         )
+    if head.startswith(b"GGUF"):
+        return f"{path.name} is a GGUF file, which holds quantised weights. Take the .safetensors file of the same model."
     if head.startswith(b"version https://git-lfs"):
         return f"{path.name} is a Git LFS pointer, not the weights. Download the real file (git lfs pull)."
     if head.lstrip().startswith((b"<", b"{")) and head[8:9] != b"{":  # a safetensors header opens at byte 8

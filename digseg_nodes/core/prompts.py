@@ -38,8 +38,9 @@ class Prompt:
     excluded: bool = False
 
 
-MINUS = "-\u2212\uff0d"
-"""What a line of an excluded class starts with: the hyphen, the minus sign, the full-width hyphen."""
+MINUS = "-\u2010\u2011\u2013\u2014\u2212\ufe63\uff0d"
+"""What a line of an excluded class starts with: a hyphen of any width, the dashes that word processors make of it, the minus
+sign."""
 
 
 def parse_prompts(text: str) -> list[Prompt]:

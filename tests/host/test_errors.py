@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from dev import ROOT
 from tools.api import GraphError, RunError
 
 from .conftest import LOADER, PHOTO, PICK, SEGMENT, Graph, node
@@ -44,6 +46,23 @@ def test_file_that_is_no_checkpoint(client, graph, host):
     for name in ("torn.safetensors", "other.safetensors"):
         with pytest.raises(RunError, match=name):
             client.run(graph.change(LOADER, checkpoint=name).prompt)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("unet", "U-Net"), ("vae.encoder", "VAE"), ("vae.decoder", "VAE"), ("text_encoder", "text encoder")]
+)
+def test_weights_that_are_no_numbers_are_named_and_not_the_precision(client, graph, host, part, name):
+    folder = host.base / "models" / "digseg"
+    bundled = ROOT / "digseg_nodes/models/digseg-demo.safetensors"
+    tensors = load_file(bundled)
+    with safe_open(bundled, "pt") as file:
+        metadata = file.metadata()
+    key = next(key for key in tensors if key.startswith(part) and key.endswith("weight"))
+    tensors[key] = torch.full_like(tensors[key], torch.nan)
+    save_file(tensors, folder / "broken.safetensors", metadata)
+    with pytest.raises(RunError, match=rf"so do \d+ of the \d+ tensors of the {name}") as error:
+        client.run(graph.change(LOADER, checkpoint="broken.safetensors").change(SEGMENT, decoder="vae").prompt)
+    assert "--fp32" not in str(error.value)
 
 
 def test_values_out_of_range_are_refused_before_anything_runs(client, graph):

@@ -20,9 +20,10 @@ from train.demo.world import COLOURS, PAIRS, SHAPES
 from train.experiments import curves, registry
 from train.experiments.domains import TEST, VALIDATION, WORLDS, write_dataset
 from train.experiments.probes import WORDINGS, size_of
-from train.experiments.run import FAMILIES, Options
+from train.experiments.run import FAMILIES, Options, data_folder, write_world
 from train.experiments.specialist import Specialist, class_numbers
 from train.experiments.tables import TABLES
+from train.experiments.trials import AskedWhole, StoppedError, Workspace
 from train.latents.batches import Batches
 from train.scoring.scores import score
 from train.settings.train_config import load_config
@@ -196,6 +197,36 @@ def test_the_runs_of_a_family_are_those_its_table_looks_for(tmp_path):
     results = {registry.named(one.stem, 7): demo_result(one) for one in variants}
     for name in ("pretrained", "noise", "absent", "target"):
         assert "Not run" not in TABLES[name](results)
+
+
+def test_photo_shapes_are_compared_by_world_and_seed(tmp_path):
+    """A training that was asked in another shape is a measurement of it, and a row beside it."""
+    options = Options((0, 1), 10, 2, tmp_path / "m", tmp_path)
+    runs = FAMILIES["shapes"][0](options)
+    assert len(runs) == 2 * 2 * 3
+    squares = [one for one in runs if isinstance(one, AskedWhole)]
+    assert all(one.of.settings["photo_shape"] == "square" and one.of in runs for one in squares)
+    with pytest.raises(StoppedError, match="not trained yet"):
+        squares[0].run(Workspace(tmp_path))
+    results = {one.name: shape_result(one, number) for number, one in enumerate(runs)}
+    own, square, whole = TABLES["shapes"](results).splitlines()[2:]
+    assert "| 2 | 0.015 (0.000-0.030) | 0.075 (0.060-0.090) |" in own
+    assert "| 2 | 0.025 (0.010-0.040) | 0.085 (0.070-0.100) |" in square
+    assert "| 2 | 0.035 (0.020-0.050) | 0.095 (0.080-0.110) |" in whole
+
+
+def shape_result(one, number: int) -> dict:
+    scores = [{"miou": number / 100, "groups": {"absent_random": {"fired": 0.25}}}]
+    return {"report": {"runs": scores}} if isinstance(one, AskedWhole) else {"scores": scores}
+
+
+def test_worlds_for_photo_shapes_hold_no_square(tmp_path):
+    options = Options((0,), 10, 2, tmp_path / "m", tmp_path)
+    name = FAMILIES["shapes"][0](options)[0].name
+    write_world(options, name)
+    sizes = {Image.open(path).size for path in (data_folder(options, "cells-shapes") / "test/images").iterdir()}
+    assert len(sizes) == 6
+    assert all(width != height for width, height in sizes)
 
 
 def demo_result(variant) -> dict:

@@ -51,6 +51,7 @@ WHOLE = save({"weight": torch.zeros(1000)})
 BROKEN = {
     "empty": (b"", "is empty"),
     "old pickle": (b"\x80\x02}q\x00.", "Pickles can run code"),
+    "GGUF": (b"GGUF\x03\0\0\0" + b"\0" * 40, "is a GGUF file"),
     "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
     "web page": (b"<!DOCTYPE html><title>Login</title>", "a text page"),
     "JSON answer": (b'{"error": "not found"}', "a text page"),

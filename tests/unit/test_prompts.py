@@ -76,7 +76,9 @@ def test_a_threshold_without_a_colon_is_told_how_to_be_written():
         parse_thresholds("person 0.4", ["person", "car"], 0.5)
 
 
-@pytest.mark.parametrize("line", ["-eyes", "- eyes: pupils", "\u2212eyes", "\uff0d eyes"])
+@pytest.mark.parametrize(
+    "line", ["-eyes", "- eyes: pupils", "\u2212eyes", "\uff0d eyes", "\u2013 eyes", "\u2014eyes", "\u2011eyes"]
+)
 def test_a_line_with_a_minus_is_excluded_under_its_name(line):
     face, eyes = parse_prompts(f"face\n{line}")
     assert (face.excluded, eyes.excluded, eyes.name) == (False, True, "eyes")
