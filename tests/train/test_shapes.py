@@ -58,6 +58,26 @@ def test_the_trainer_prepares_the_pixels_that_the_nodes_encode(base, size, shape
     assert torch.equal(seen[0][0] * 2 - 1, prepare(one, 128, shape).pixels)
 
 
+@pytest.mark.parametrize("resolution", [64, 96])
+def test_a_tile_is_seen_as_the_trainer_would_see_that_part_of_the_photo(base, resolution, monkeypatch):
+    """Also at another resolution than the checkpoint's."""
+    engine, one, seen = DiffusersEngine(load_networks(base)), sample(150, 200), []
+    engine.networks.config = replace(engine.networks.config, photo_shape="own")
+
+    def encode(_self, pixels):
+        seen.extend(pixels)
+        return torch.zeros(len(pixels), 4, 2, 2)
+
+    monkeypatch.setattr(DiffusersEngine, "encode_pixels", encode)
+    look = ImageSettings(resolution=resolution, tile=100)
+    encode_image(engine, from_bytes(one.image)[None], look)
+    corners = look.plan(from_bytes(one.image)[None]).corners
+    assert len(seen) == len(corners) > 1
+    for pixels, (top, left) in zip(seen, corners, strict=True):
+        part = Sample(one.image[top : top + 100, left : left + 100], ())
+        assert torch.equal(pixels * 2 - 1, prepare(part, resolution, "own").pixels)
+
+
 @pytest.mark.parametrize("resolution", [64, 128, 500, 512])
 def test_own_shapes_fill_nothing_up_and_keep_the_aspect_nearly(resolution):
     for height, width in ((480, 360), (1080, 1920), (700, 701), (333, 500)):
