@@ -199,6 +199,8 @@ BAD: list[tuple[str, Make, str]] = [
     ("negative shape", one_file(file_bytes({"a": {"dtype": "F16", "shape": [-1], "data_offsets": [0, 8]}})), "not a complete"),
     ("unknown dtype", one_file(file_bytes({"a": {"dtype": "F17", "shape": [4], "data_offsets": [0, 8]}})), "not a complete"),
     ("200,000 empty tensors", one_file(file_bytes(header(None, {f"{n}": [0] for n in range(200_000)}))), "lists 200,000 tensors"),
+    ("200,000 tensors in escapes", one_file(file_bytes(json.dumps(header(None, {f"{n}": [0] for n in range(200_000)})).replace(
+     "data_offsets", "\\u0064ata_offsets").encode(), b"")), "lists 200,000 tensors"),
     ("nothing there", lambda at: at / "gone.safetensors", "There is no file"),
     ("a name of 5,000 letters", lambda at: at / ("x" * 5000), "cannot be opened"),
     ("a path of 5,000 letters", lambda at: at / ("abc/" * 1250), "cannot be opened|There is no file"),
@@ -236,6 +238,7 @@ BAD: list[tuple[str, Make, str]] = [
     ),
     ("folder: no weight_map", one_folder(**NO_WEIGHTS, **{INDEX: {}}), "must be a table of file names"),
     ("folder: parts missing", one_folder(**NO_WEIGHTS, **{INDEX: {"weight_map": {"a": "p1", "b": "p2"}}}), "lacks 2 of its 2 parts"),
+    ("folder: 20,000 parts", one_folder(**NO_WEIGHTS, **{INDEX: {"weight_map": {str(n): f"p{n}" for n in range(20_000)}}}), "names 20,000"),
     ("folder: parts above", one_folder(**NO_WEIGHTS, **{INDEX: {"weight_map": {"a": "../../../etc/passwd"}}}), "lacks 1 of its 1"),
     ("folder: own metadata of numbers", one_folder(**{"digseg_config.json": {"config": CONFIG, "metadata": {"a": 1}}}), "table of texts"),
     ("folder: own metadata is a list", one_folder(**{"digseg_config.json": {"config": CONFIG, "metadata": []}}), "table of texts"),
@@ -252,6 +255,8 @@ if hasattr(os, "mkfifo"):
         ("a link to itself", lambda at: (link("l.safetensors")(at / "l.safetensors"), at / "l.safetensors")[1], "cannot be opened"),
         ("folder: config is a pipe", one_folder(**{"unet/config.json": os.mkfifo}), "without unet/config.json"),
         ("folder: part is a pipe", one_folder(**NO_WEIGHTS, **{INDEX: {"weight_map": {"a": "p"}}, "unet/p": os.mkfifo}), "regular file"),
+        ("folder: weights lead out", one_folder(**{"unet/diffusion_pytorch_model.safetensors": None, "../out": b"x",
+         "unet/model.safetensors": link("../../out")}), "leads out of the checkpoint's folder"),
         ("folder: part leads out", one_folder(**NO_WEIGHTS, **{INDEX: {"weight_map": {"a": "p"}},
          "../out": b"x", "unet/p": link("../../out")}), "leads out of the checkpoint's folder"),
     ]  # fmt: skip

@@ -11,6 +11,8 @@ from .untrusted import kind_of, read_json, shown
 
 WEIGHTED = ("unet", "vae", "text_encoder")
 VARIANTS = ("", ".fp16", ".bf16")
+MOST_PARTS = 10_000
+"""Files that an index may name; the largest models have some hundred."""
 OWN_CONFIG = "digseg_config.json"
 """What a folder written by train/convert.py says about itself beyond diffusers' own files: {config, metadata}."""
 
@@ -118,6 +120,7 @@ def weight_files(folder: Path) -> list[Path]:
         for variant in VARIANTS:
             single = folder / f"{stem}{variant}.safetensors"
             if single.is_file():
+                _check_inside([single])
                 return [single]
             for name in (f"{stem}.safetensors.index{variant}.json", f"{stem}{variant}.safetensors.index.json"):
                 if (folder / name).is_file():
@@ -132,18 +135,29 @@ def _shards(index: Path) -> list[Path]:
     listed = read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(name, str) and "\0" not in name for name in listed.values()):
         raise CheckpointError(f"The weight_map of {shown(index)} must be a table of file names. Download the folder again.")
-    files = [index.parent / Path(name).name for name in sorted(set(listed.values()))]
+    names = sorted(set(listed.values()))
+    if len(names) > MOST_PARTS:
+        raise CheckpointError(
+            f"{shown(index)} names {len(names):,} parts; up to {MOST_PARTS:,} are read. Download the folder again."
+        )
+    files = [index.parent / Path(name).name for name in names]
     missing = [shown(file.name) for file in files if kind_of(file) != "file"]
     if missing or not files:
         raise CheckpointError(
             f"{index.parent} lacks {len(missing)} of its {len(files)} parts ({', '.join(missing[:3])}). Download them too."
         )
-    outside = [file.name for file in files if not file.resolve().is_relative_to(_home(index.parent.resolve()))]
+    _check_inside(files)
+    return files
+
+
+def _check_inside(files: list[Path]) -> None:
+    """Raises CheckpointError for the first weight file that is a link out of the checkpoint's folder."""
+    outside = [file for file in files if not file.resolve().is_relative_to(_home(file.parent.resolve()))]
     if outside:
         raise CheckpointError(
-            f"{outside[0]} in {shown(index.parent)} leads out of the checkpoint's folder. Put the file itself there."
+            f"{shown(outside[0].name)} in {shown(outside[0].parent)} leads out of the checkpoint's folder. Put the file itself "
+            "there."
         )
-    return files
 
 
 def _home(folder: Path) -> Path:
