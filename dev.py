@@ -553,16 +553,17 @@ def in_processes(rest: list[str]) -> list[str]:
 
 
 def bench(args: argparse.Namespace, rest: list[str]) -> int:
-    """run benchmarks/*.py, or those named; figures in output/bench/report.json"""
+    """run benchmarks/*.py, or those named, with options that they know (gpu --cpu); figures in output/bench/report.json"""
     known = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("[!_]*.py"))}
-    unknown = [name for name in rest if name not in known]
+    names, options = [word for word in rest if word[0] != "-"], [word for word in rest if word[0] == "-"]
+    unknown = [name for name in names if name not in known]
     if unknown or not known:
         raise StepError(f"no benchmark {', '.join(unknown)}", f"choose from: {', '.join(known) or 'none yet'}")
     python, folder = everything_python(find_or_make_install()), make_folder(OUTPUT / "bench")
     figures = {}
-    for name in rest or known:
+    for name in names or known:
         say(f"Benchmark {name}")
-        if run_child([python, known[name], "--report", folder / f"{name}.json"]) != 0:
+        if run_child([python, known[name], "--report", folder / f"{name}.json", *options]) != 0:
             raise StepError(f"benchmark {name}", "the message above names the cause")
         figures[name] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     figures = {**figures.pop("speed", {}), **figures}  # its machine and ratios on top

@@ -5,8 +5,9 @@ import gc
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from train.learning.forecast import Ledger, estimate
+from train.learning.forecast import ATTENTION, Ledger, estimate
 from train.learning.loop import Trainer
 from train.learning.resume import optimizer_tensors
 from train.memory import main
@@ -66,6 +67,14 @@ def test_every_option_moves_the_estimate_the_right_way(need):
     pixel = need("objective=end_to_end", "end_to_end.loss=pixel")
     assert pixel.step > need("objective=end_to_end").step
     assert need("gradient_accumulation=2").flops == 2 * need().flops
+
+
+def test_attention_on_a_cpu_counts_as_operations():
+    heads, length, width = 2, 64, 8
+    one = torch.zeros(1, heads, length, width)
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        torch.nn.functional.scaled_dot_product_attention(one, one, one)
+    assert counter.get_total_flops() == 2 * 2 * heads * length * length * width
 
 
 def test_the_estimate_does_not_depend_on_when_python_collects_garbage(need):

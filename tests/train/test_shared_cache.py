@@ -223,3 +223,12 @@ def test_the_line_at_the_end_says_what_limits(waited, limit):
     tally.images, tally.encodes, tally.waited, tally.worked = 20, 100, waited, 10.0 - waited
     assert tally.line().startswith("encoded 20 images in 10.0 s (other processes: 10): 2.00 images/s, 10.00 encodes/s, ")
     assert f"{waited / 10:.0%} of the time waiting for reading; {limit}" in tally.line()
+
+
+def test_every_precision_has_rows_of_its_own_and_a_cache_in_float32_is_gone_on_with(tmp_path, vae, source):
+    own = LatentCache(tmp_path / "new", vae, 64, BATCH, precision="bf16")
+    assert (own.folder.name.endswith("-64-bf16"), own.encoder.precision) == (True, "bf16")
+    plain = filled_cache(tmp_path / "old", vae, source)
+    going_on = LatentCache(tmp_path / "old", vae, 64, BATCH, precision="bf16")
+    assert (going_on.folder, going_on.encoder.precision) == (plain.folder, "no")
+    assert len(going_on.entries) == IMAGES

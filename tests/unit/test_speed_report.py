@@ -36,3 +36,23 @@ def test_the_report_has_machine_and_ratios_on_top(tmp_path, monkeypatch):
     dev.bench(SimpleNamespace(), ["speed", "precisions"])
     report = json.loads((tmp_path / "bench" / "report.json").read_text("utf-8"))
     assert report == {"machine": {"cores": 2}, "ratios": {"x": {"median": 1.0}}, "precisions": {"figure": 3}}
+
+
+def test_options_go_to_the_benchmark(tmp_path, monkeypatch):
+    asked = []
+
+    def child(command: list) -> int:
+        asked.append(command[1:])
+        command[3].write_text("{}", "utf-8")
+        return 0
+
+    for name, replacement in {
+        "OUTPUT": tmp_path,
+        "run_child": child,
+        "find_or_make_install": lambda: None,
+        "everything_python": lambda _install: "python",
+    }.items():
+        monkeypatch.setattr(dev, name, replacement)
+    dev.bench(SimpleNamespace(), ["gpu", "--cpu"])
+    script = dev.ROOT / "benchmarks" / "gpu.py"
+    assert asked == [[script, "--report", tmp_path / "bench" / "gpu.json", "--cpu"]]

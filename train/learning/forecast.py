@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
@@ -41,6 +41,14 @@ EIGHT_BIT_FROM = 4096
 """bitsandbytes keeps the moments of weights with fewer numbers in 32 bits."""
 EIGHT_BIT_BLOCK = 256
 """... and one scale of 32 bits for that many numbers."""
+
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
+"""Operations of the CPU's attention, which PyTorch's counter leaves out."""
 
 SAVING = (
     "Smaller: batch_size with more gradient_accumulation, gradient_checkpointing: true, mixed_precision: bf16, "
@@ -217,7 +225,7 @@ def _step(config: TrainConfig, networks: Empty, loss, ledger: Ledger) -> tuple[i
         for _ in range(min(config.gradient_accumulation, 2)):  # from the second on, gradients are there already
             _forward_and_backward(config, networks, loss)
     peak = ledger.peak
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         _forward_and_backward(config, networks, loss)
     for module in networks.trained.values():
         module.zero_grad(set_to_none=True)

@@ -1,0 +1,58 @@
+"""Tests for a CUDA GPU. DIGSEG_GPU_TESTS=cpu runs every one of them on the CPU, small; so does CI where there is no GPU."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from tests.train.helpers import folder_dataset, tiny_base
+
+ASKED = "DIGSEG_GPU_TESTS"
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """What the tests run on."""
+    if torch.cuda.is_available() and os.environ.get(ASKED) != "cpu":
+        return torch.device("cuda")
+    if os.environ.get(ASKED) != "cpu" and not os.environ.get("CI"):
+        pytest.skip(f"no CUDA GPU; {ASKED}=cpu runs these tests on the CPU")
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    return torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _new_accelerator():
+    """Accelerate keeps the first Accelerator's device and precision for the rest of the process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base") / "base.safetensors")
+
+
+@pytest.fixture
+def config_file(tmp_path, base) -> Path:
+    """A configuration of a few steps; tests add overrides."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"""base: {base}
+data: {folder_dataset(tmp_path / "data")}
+output: {tmp_path / "run"}
+cache: {tmp_path / "cache"}
+resolution: 64
+steps: 4
+batch_size: 2
+log_every: 1
+optimizer: {{lr: 1.0e-3, warmup_steps: 2}}
+validation: {{every: 100, images: 1}}
+checkpoints: {{every: 2}}
+export: {{dtype: fp32}}
+""",
+        encoding="utf-8",
+    )
+    return path
