@@ -92,7 +92,7 @@ def iou(one: Tensor, other: Tensor) -> Tensor:
 def spread(values: Tensor | list[float], what: str) -> dict:
     """Median, smallest and largest, in the report's form."""
     values = torch.as_tensor(values, dtype=torch.float64)
-    found = {"median": values.median().item(), "min": values.min().item(), "max": values.max().item()}
+    found = {"median": values.quantile(0.5).item(), "min": values.min().item(), "max": values.max().item()}
     return {**{name: float(f"{value:.6g}") for name, value in found.items()}, "what": what}
 
 
