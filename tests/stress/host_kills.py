@@ -57,6 +57,7 @@ def main() -> int:
     last = one_life(install, graph, rng, kill=False)
     same = {life["coverage"] for life in lives} == {last["coverage"]}
     left = left_over(dev.CACHE / "stress-kills")
+    dev.remove_base(dev.CACHE / "stress-kills")
     finished = sum(life["finished"] for life in lives)
     figures = {"kills": len(lives), "prompts_finished": finished, "same_mask": same, "left_over": left}
     return report(arguments, figures, good=same and last["coverage"] > 0 and not left)
