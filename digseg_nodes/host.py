@@ -104,8 +104,8 @@ WEIGHT_DTYPES = {
 mm = comfy.model_management
 
 
-def register_folders(bundled: Path, bundled_loras: Path) -> None:
-    """Make ComfyUI/models/digseg (where users put checkpoints) and the pack's bundled models one list, and the LoRAs one."""
+def register_folders(bundled: Path) -> None:
+    """Make ComfyUI/models/digseg (where users put checkpoints) and the pack's bundled models one list."""
     own = Path(folder_paths.models_dir) / FOLDER
     with suppress(OSError):  # models folders that nobody may write to are no reason to lose the nodes
         own.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,6 @@ def register_folders(bundled: Path, bundled_loras: Path) -> None:
         folder_paths.add_model_folder_path(FOLDER, str(folder))
     paths, _ = folder_paths.folder_names_and_paths[FOLDER]
     folder_paths.folder_names_and_paths[FOLDER] = (paths, {".safetensors"})
-    folder_paths.add_model_folder_path("loras", str(bundled_loras))
 
 
 def checkpoint_names() -> list[str]:
@@ -362,7 +361,7 @@ def config_of(model: ModelPatcher) -> CheckpointConfig:
 
 
 def lora_names() -> list[str]:
-    """Names for a loader's list: the .safetensors of ComfyUI/models/loras and of the pack."""
+    """Names for a loader's list: the .safetensors of ComfyUI/models/loras."""
     return [name for name in folder_paths.get_filename_list("loras") if name.endswith(".safetensors")]
 
 

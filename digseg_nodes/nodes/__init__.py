@@ -6,8 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .. import host
 
-PACK = Path(__file__).resolve().parent.parent
-host.register_folders(PACK / "models", PACK / "loras")
+host.register_folders(Path(__file__).resolve().parent.parent / "models")
 
 from . import load, lora, masks, measure, objects, pairs, segment, steps, stock  # noqa: E402 (their lists of files need the folders above)
 from .checked import checked  # noqa: E402

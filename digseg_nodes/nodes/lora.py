@@ -28,9 +28,7 @@ class DiGSegLoraLoader(io.ComfyNode):
             "its layers apply, or the error names those that do not.",
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL of a DiGSeg loader."),
-                io.Combo.Input(
-                    "lora", options=host.lora_names(), tooltip="A .safetensors file in ComfyUI/models/loras, or the pack's own."
-                ),
+                io.Combo.Input("lora", options=host.lora_names(), tooltip="A .safetensors file in ComfyUI/models/loras."),
                 io.Float.Input(
                     "strength",
                     default=1.0,

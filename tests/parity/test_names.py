@@ -1,7 +1,5 @@
 """The loader's list: files, and diffusers folders as one entry each."""
 
-from copy import deepcopy
-
 import pytest
 
 
@@ -10,11 +8,11 @@ def folder(host, tmp_path, monkeypatch):
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
-    monkeypatch.setattr(folder_paths, "folder_names_and_paths", deepcopy(folder_paths.folder_names_and_paths))
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", dict(folder_paths.folder_names_and_paths))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     folder_paths.folder_names_and_paths.pop("digseg", None)
     (tmp_path / "bundled").mkdir()
-    host.register_folders(tmp_path / "bundled", tmp_path / "loras")
+    host.register_folders(tmp_path / "bundled")
     return tmp_path / "models" / "digseg"
 
 
