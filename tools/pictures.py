@@ -49,6 +49,7 @@ THUMBNAILS = {
         ("every object", "DiGSegSplitObjects", 0, 0),
         ("the leftmost of each", "DiGSegSplitObjects", 1, 0),
     ],
+    "nuclei": [("photo", "LoadImage", 0, 0), ("every nucleus", "DiGSegSplitObjects", 0, 0)],
     "teach": [
         ("found", "DiGSegSegment", 0, 0),
         ("to correct", "SaveImage", 0, 0),

@@ -191,6 +191,22 @@ def test_a_corrected_mask_becomes_a_training_pair(finished, host):
     assert Path(done.text()).is_relative_to(host.base / "output" / "digseg-data")
 
 
+def test_nuclei_are_counted(finished):
+    """On a stain the model never saw: what it finds is bluer than the rest, and no speck."""
+    done = finished("nuclei")
+    split = next(node for node, content in done.prompt.items() if content["class_type"] == "DiGSegSplitObjects")
+    table = json.loads(done.text(1))
+    assert 25 <= int(done.text(0)) == len(table) <= 100
+    picture = photo("tissue.png").astype(int)
+    done.prompt["mask"] = {"class_type": "MaskPreview", "inputs": {"mask": [split, 0]}}
+    run = done.client.run(done.prompt)
+    shown = [
+        np.asarray(Image.open(io.BytesIO(done.client.picture(entry))).convert("L")) for entry in run.outputs["mask"]["images"]
+    ]
+    mask, blueness = np.max(shown, 0) > 127, picture[..., 2] - picture[..., 0]
+    assert 0.03 < mask.mean() < 0.2 and blueness[mask].mean() > blueness[~mask].mean() + 20
+
+
 def test_stock_samplers_find_the_same(finished):
     done = finished("stock_sampler")
     custom, plain = (done.array("DiGSegPickMask", nth)[..., 0] > 127 for nth in (0, 1))

@@ -4,7 +4,7 @@
     python train/finetune.py --config train/configs/nuclei.yaml data=output/nuclei/data.yaml
     python train/experiments/nuclei.py specialist output/nuclei/data.yaml --steps 1200 --report output/nuclei/specialist.json
     python train/experiments/nuclei.py score output/nuclei/data.yaml --checkpoint output/runs/nuclei/digseg.safetensors \\
-        --report output/nuclei/digseg.json
+        --components digseg_nodes/models/digseg-demo.safetensors --report output/nuclei/digseg.json
 
 FOLDER holds images/*.png, masks/nucleus/*.png, instances/*.png (16 bit, the number of the nucleus) and index.csv (name, kind).
 Every kind of picture is split alike: a fifth for the test, a sixteenth for validation. Scores: IoU pooled over the pixels of a
@@ -127,12 +127,14 @@ def figures(row: np.ndarray) -> dict:
     return {"pictures": pictures, "iou": round(intersection / max(1, union), 4), "object_f1": round(f1, 4)}
 
 
-def digseg(checkpoint: Path, lora: Path | None, resolution: int, threshold: float | None) -> Predictor:
-    """A checkpoint as predictor, asked for "nucleus" as predict.py asks."""
+def digseg(
+    checkpoint: Path, lora: Path | None, resolution: int, threshold: float | None = None, components: Path | None = None
+) -> Predictor:
+    """A checkpoint as predictor, asked for "nucleus" as predict.py asks; components: where a U-Net alone has the rest from."""
     from digseg_nodes.core.inference import ImageSettings
     from train.networks.engine import open_segmenter
 
-    segmenter = open_segmenter(checkpoint, lora=lora)
+    segmenter = open_segmenter(checkpoint, components=components, lora=lora)
     limit = segmenter.engine.config.threshold if threshold is None else threshold
 
     def predict(picture: np.ndarray) -> np.ndarray:
@@ -205,6 +207,7 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument("--resolution", type=int, default=256, help="longest side in pixels, default 256")
         if name == "score":
             one.add_argument("--checkpoint", type=Path, required=True)
+            one.add_argument("--components", type=Path, help="where a U-Net alone has VAE and text encoder from")
             one.add_argument("--lora", type=Path)
             one.add_argument("--threshold", type=float, help="default: the checkpoint's")
         else:
@@ -221,7 +224,8 @@ def main(line: list[str] | None = None) -> None:
         print(f"wrote {split(arguments.folder, arguments.out, arguments.pictures)}")
         return
     if arguments.what == "score":
-        predict = digseg(arguments.checkpoint, arguments.lora, arguments.resolution, arguments.threshold)
+        options = (arguments.checkpoint, arguments.lora, arguments.resolution, arguments.threshold, arguments.components)
+        predict = digseg(*options)
         about = {"checkpoint": arguments.checkpoint.name, "lora": arguments.lora and arguments.lora.name}
     else:
         options = (arguments.steps, arguments.batch, arguments.resolution, arguments.seed)
