@@ -134,6 +134,10 @@ class Part:
         return unwrapped(stored[len(self.prefix) :]) if stored.startswith(self.prefix) else None
 
 
+DEMO_BASE = "digseg-demo-base"
+"""The bundled text-to-image model, which no Stable Diffusion checkpoint can stand in for."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint: headers are read, tensors are not. metadata: the file's own, empty for folders."""
@@ -150,9 +154,15 @@ class Checkpoint:
 
     def lacks(self, part: str) -> str:
         """The error text for a part (in users' words) that is needed and not there: what there is, and where to take it from."""
+        demo = self.config.base_model == DEMO_BASE
+        source = (
+            f"{DEMO_BASE} (node Load DiGSeg Base)"
+            if demo
+            else "the Stable Diffusion checkpoint it was trained from (node Load Checkpoint)"
+        )
         return (
             f"{self.path.name} holds no {part}, only: {', '.join(self.components)}. Load it with Load DiGSeg U-Net, and take "
-            "CLIP and VAE from the Stable Diffusion checkpoint it was trained from (node Load Checkpoint)."
+            f"CLIP and VAE from {source}."
         )
 
     def check_names(self, part: str, found: set[str], expected: set[str], optional: str = "") -> None:

@@ -37,6 +37,8 @@ CONFIG = CheckpointConfig(
     default_steps=1,
     base_model="b",
 )
+
+MODELS = Path(__file__).resolve().parents[2] / "digseg_nodes" / "models"
 TENSORS = {
     "unet": {"conv_in.weight": torch.randn(32, 8, 3, 3), "half": torch.randn(3).half()},
     "vae": {"encoder.conv_in.weight": torch.randn(4)},
@@ -110,6 +112,10 @@ def test_absent_component_is_named(tmp_path):
 def test_a_part_that_is_needed_and_not_there_is_told_with_where_to_take_it_from(tmp_path):
     said = open_checkpoint(save(tmp_path / "a.safetensors")).lacks("text encoder (CLIP)")
     assert said.startswith("a.safetensors holds no text encoder (CLIP), only: unet, vae. Load it with Load DiGSeg U-Net")
+    assert said.endswith("from the Stable Diffusion checkpoint it was trained from (node Load Checkpoint).")
+    for name in ("digseg-demo-diffusion", "digseg-nuclei"):
+        said = open_checkpoint(MODELS / f"{name}.safetensors").lacks("VAE")
+        assert said.endswith("take CLIP and VAE from digseg-demo-base (node Load DiGSeg Base).")
 
 
 def test_tensors_that_lack_or_are_left_over_are_named(tmp_path):
