@@ -62,11 +62,17 @@ def process() -> str:
 
 
 @pytest.fixture(scope="session")
-def host(install, process, tmp_path_factory):
-    """A running ComfyUI with the pack, the bundled models, the demo photos and tests/standins; one for each test process."""
+def standins(tmp_path_factory) -> list[str]:
+    """Options of a ComfyUI that make it load tests/standins."""
     paths = tmp_path_factory.mktemp("standins") / "paths.yaml"
     paths.write_text(json.dumps({"standins": {"custom_nodes": str(ROOT / "tests" / "standins")}}), encoding="utf-8")
-    with dev.running_host(install, f"test{process}", extra=["--extra-model-paths-config", str(paths)]) as running:
+    return ["--extra-model-paths-config", str(paths)]
+
+
+@pytest.fixture(scope="session")
+def host(install, process, standins):
+    """A running ComfyUI with the pack, the bundled models, the demo photos and tests/standins; one for each test process."""
+    with dev.running_host(install, f"test{process}", extra=standins) as running:
         yield running
 
 

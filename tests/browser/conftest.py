@@ -63,12 +63,13 @@ def browser(lacking):
 
 
 @pytest.fixture(scope="session")
-def newest_host(install, process, lacking):
+def newest_host(install, process, lacking, standins):
     try:
         pages = newest_frontend()
     except dev.StepError as failure:
         lacking(f"the newest frontend could not be downloaded: {failure.what}")
-    with dev.running_host(install, f"test-newest-frontend{process}", extra=["--front-end-root", str(pages)]) as running:
+    extra = ["--front-end-root", str(pages), *standins]
+    with dev.running_host(install, f"test-newest-frontend{process}", extra=extra) as running:
         yield running
 
 

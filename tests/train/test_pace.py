@@ -77,7 +77,7 @@ def test_every_line_of_a_run_has_its_time_and_every_step_its_pace(config_file):
     assert all(line["peak_mib"] > 50 for line in steps)
     bare = read_log(trainer.config.output / "log.jsonl", timing=False)
     assert not any(set(TIMING) & set(line) for line in bare)
-    assert set(bare[0]) == {"step", "loss", "lr", "grad_norm"}
+    assert set(bare[0]) == {"step", "loss", "lr", "grad_norm", "padding"}
 
 
 def test_a_step_that_fp16_skipped_is_valid_json_without_a_norm(config_file):

@@ -121,7 +121,8 @@ def _of_shard(shard: Path) -> list[_Found]:
 
 
 def _is_photo(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not any(map(is_foreign, Path(name).parts))
+    parts = (part for part in Path(name).parts if part != "..")
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not any(map(is_foreign, parts))
 
 
 def _read_member(shard: Path, name: str, offset: int, size: int) -> np.ndarray:
