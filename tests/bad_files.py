@@ -43,15 +43,19 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def edited(config: dict, path: str, value: object) -> dict:
     """A copy with the field `path` ("unet.in_channels") set to `value`; `...` takes it away."""
     copy = json.loads(json.dumps(config))
-    *above, last = path.split(".")
-    here = copy
-    for part in above:
-        here = here[part]
-    if value is ...:
-        del here[last]
-    else:
-        here[last] = value
+    put(copy, tuple(path.split(".")), value)
     return copy
+
+
+def put(values, place: tuple, value: object) -> None:
+    """Set what is at a key path, in place; `...` takes it away."""
+    *above, last = place
+    for key in above:
+        values = values[key]
+    if value is ...:
+        del values[last]
+    else:
+        values[last] = value
 
 
 def header(metadata: dict | None = None, shapes: dict[str, list[int]] = SHAPES) -> dict:

@@ -7,6 +7,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.bad_files import put
+
 ODD_VALUES = (
     None, True, False, -1, 0, 1, 7, 10**9, 10**30, 0.5, -0.5, 1e300, float("inf"), float("nan"), "", "x", "0", "1",
     "../../../etc/passwd", "/dev/zero", "\ud800", "a\0b", "y" * 5000, "http://[", [], [0], [[]], [[1, 2], [3, 4], [5, 6]],
@@ -27,17 +29,6 @@ def places(values, above: tuple = ()) -> Iterator[tuple]:
     for key, value in inner:
         yield (*above, key)
         yield from places(value, (*above, key))
-
-
-def put(values, place: tuple, value: object) -> None:
-    """Set what is at a key path, in place; `...` takes it away."""
-    *above, last = place
-    for key in above:
-        values = values[key]
-    if value is ...:
-        del values[last]
-    else:
-        values[last] = value
 
 
 def mutate_export(folder: Path, rng: random.Random) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import dev  # noqa: E402
+from tests.node_packs import packs_in  # noqa: E402
 from tools.api import Client  # noqa: E402
 
 
@@ -64,9 +64,7 @@ def process() -> str:
 @pytest.fixture(scope="session")
 def standins(tmp_path_factory) -> list[str]:
     """Options of a ComfyUI that make it load tests/standins."""
-    paths = tmp_path_factory.mktemp("standins") / "paths.yaml"
-    paths.write_text(json.dumps({"standins": {"custom_nodes": str(ROOT / "tests" / "standins")}}), encoding="utf-8")
-    return ["--extra-model-paths-config", str(paths)]
+    return packs_in(ROOT / "tests" / "standins", tmp_path_factory.mktemp("standins") / "paths.yaml")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.train.helpers import folder_dataset, tiny_base
+from tests.train.helpers import folder_dataset, tiny_base, write_config
 
 ASKED = "DIGSEG_GPU_TESTS"
 
@@ -38,21 +38,6 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture
 def config_file(tmp_path, base) -> Path:
     """A configuration of a few steps; tests add overrides."""
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        f"""base: {base}
-data: {folder_dataset(tmp_path / "data")}
-output: {tmp_path / "run"}
-cache: {tmp_path / "cache"}
-resolution: 64
-steps: 4
-batch_size: 2
-log_every: 1
-optimizer: {{lr: 1.0e-3, warmup_steps: 2}}
-validation: {{every: 100, images: 1}}
-checkpoints: {{every: 2}}
-export: {{dtype: fp32}}
-""",
-        encoding="utf-8",
+    return write_config(
+        tmp_path / "config.yaml", base, folder_dataset(tmp_path / "data"), tmp_path / "cache", 4, every=2, images=1
     )
-    return path

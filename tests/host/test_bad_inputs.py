@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 import dev
+from tests.node_packs import packs_in
 from tools.api import Client, RunError
 
 from .conftest import LOADER, PHOTO, PICK, SEGMENT, Graph, coverage_of, node
@@ -84,8 +83,7 @@ def odd_host(install, process, tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     (folder / "nodes" / "odd").mkdir(parents=True)
     (folder / "nodes" / "odd" / "__init__.py").write_text(ODD, encoding="utf-8")
-    (folder / "paths.yaml").write_text(json.dumps({"odd": {"custom_nodes": str(folder / "nodes")}}), encoding="utf-8")
-    extra = ["--extra-model-paths-config", str(folder / "paths.yaml")]
+    extra = packs_in(folder / "nodes", folder / "paths.yaml")
     with dev.running_host(install, f"test-odd{process}", extra=extra) as running:
         yield running
 

@@ -5,13 +5,12 @@ A node of a second pack arms the fault: torch's own error is raised inside Comfy
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import dev
+from tests.node_packs import packs_in
 from tools.api import Client, RunError, RunInterrupted
 
 from .conftest import CHECKPOINT, LOADER, SEGMENT, Graph, coverage_of, node
@@ -79,8 +78,7 @@ def faulty(install, process, tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
     (folder / "nodes" / "fault").mkdir(parents=True)
     (folder / "nodes" / "fault" / "__init__.py").write_text(FAULTS, encoding="utf-8")
-    (folder / "paths.yaml").write_text(json.dumps({"fault": {"custom_nodes": str(folder / "nodes")}}), encoding="utf-8")
-    extra = ["--extra-model-paths-config", str(folder / "paths.yaml"), "--cache-none"]
+    extra = [*packs_in(folder / "nodes", folder / "paths.yaml"), "--cache-none"]
     with dev.running_host(install, f"test-faults{process}", extra=extra) as running:
         (running.base / "models/loras").mkdir(parents=True, exist_ok=True)
         save_file(lora_tensors(), running.base / f"models/loras/{LORA}.safetensors")

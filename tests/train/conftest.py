@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.train.helpers import folder_dataset, tiny_base
+from tests.train.helpers import folder_dataset, tiny_base, write_config
 
 torch.set_num_threads(1)
 
@@ -31,21 +31,4 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture
 def config_file(tmp_path, base, data) -> Path:
     """A configuration of a few steps; tests add overrides."""
-    path = tmp_path / "config.yaml"
-    path.write_text(
-        f"""base: {base}
-data: {data}
-output: {tmp_path / "run"}
-cache: {base.parent / "cache"}
-resolution: 64
-steps: 12
-batch_size: 2
-log_every: 1
-optimizer: {{lr: 1.0e-3, warmup_steps: 2}}
-validation: {{every: 100, images: 2}}
-checkpoints: {{every: 3}}
-export: {{dtype: fp32}}
-""",
-        encoding="utf-8",
-    )
-    return path
+    return write_config(tmp_path / "config.yaml", base, data, base.parent / "cache", steps=12, every=3, images=2)

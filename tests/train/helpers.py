@@ -53,6 +53,27 @@ def tiny_base(path: Path, in_channels: int = 4, scheduler: dict = V_SCHEDULER, s
     return path
 
 
+def write_config(path: Path, base: Path, data: Path, cache: Path, steps: int, every: int, images: int) -> Path:
+    """A configuration of a few steps with a state after `every` and `images` to validate on; the run goes beside the file."""
+    path.write_text(
+        f"""base: {base}
+data: {data}
+output: {path.parent / "run"}
+cache: {cache}
+resolution: 64
+steps: {steps}
+batch_size: 2
+log_every: 1
+optimizer: {{lr: 1.0e-3, warmup_steps: 2}}
+validation: {{every: 100, images: {images}}}
+checkpoints: {{every: {every}}}
+export: {{dtype: fp32}}
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
 def folder_dataset(root: Path, count: int = 4, size: tuple[int, int] = (64, 64), seed: int = 0) -> Path:
     """images/ and masks/{box,disc}/ of `count` photos (height, width = size), and a data YAML; returns the YAML."""
     rng = np.random.default_rng(seed)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.bad_labels import KINDS, mutate_export, put
+from tests.bad_files import put
+from tests.bad_labels import KINDS, mutate_export
 from tests.train.exports import write_export
 from train.check_data import check, describe
 from train.data.base import DataError

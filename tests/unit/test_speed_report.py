@@ -20,19 +20,24 @@ def test_works_take_turns_and_the_first_round_does_not_count():
     assert calls == ["a", "b"] * 3 and {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 
 
+def stand_in(monkeypatch, output, child) -> None:
+    """Let dev.py write below `output`, and `child` run in the place of benchmarks."""
+    for name, replacement in {
+        "OUTPUT": output,
+        "run_child": child,
+        "find_or_make_install": lambda: None,
+        "everything_python": lambda _install: "python",
+    }.items():
+        monkeypatch.setattr(dev, name, replacement)
+
+
 def test_the_report_has_machine_and_ratios_on_top(tmp_path, monkeypatch):
     def child(command: list) -> int:
         made = {"machine": {"cores": 2}, "ratios": {"x": {"median": 1.0}}} if command[1].stem == "speed" else {"figure": 3}
         command[3].write_text(json.dumps(made), "utf-8")
         return 0
 
-    for name, replacement in {
-        "OUTPUT": tmp_path,
-        "run_child": child,
-        "find_or_make_install": lambda: None,
-        "everything_python": lambda _install: "python",
-    }.items():
-        monkeypatch.setattr(dev, name, replacement)
+    stand_in(monkeypatch, tmp_path, child)
     dev.bench(SimpleNamespace(), ["speed", "precisions"])
     report = json.loads((tmp_path / "bench" / "report.json").read_text("utf-8"))
     assert report == {"machine": {"cores": 2}, "ratios": {"x": {"median": 1.0}}, "precisions": {"figure": 3}}
@@ -46,13 +51,7 @@ def test_options_go_to_the_benchmark(tmp_path, monkeypatch):
         command[3].write_text("{}", "utf-8")
         return 0
 
-    for name, replacement in {
-        "OUTPUT": tmp_path,
-        "run_child": child,
-        "find_or_make_install": lambda: None,
-        "everything_python": lambda _install: "python",
-    }.items():
-        monkeypatch.setattr(dev, name, replacement)
+    stand_in(monkeypatch, tmp_path, child)
     dev.bench(SimpleNamespace(), ["gpu", "--cpu"])
     script = dev.ROOT / "benchmarks" / "gpu.py"
     assert asked == [[script, "--report", tmp_path / "bench" / "gpu.json", "--cpu"]]
