@@ -1,6 +1,7 @@
 """Tests for a CUDA GPU. DIGSEG_GPU_TESTS=cpu runs every one of them on the CPU, small; so does CI where there is no GPU."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,17 @@ from tests.train.helpers import folder_dataset, tiny_base, write_config
 ASKED = "DIGSEG_GPU_TESTS"
 
 
-@pytest.fixture(scope="session")
-def device() -> torch.device:
+@pytest.fixture(scope="module")
+def device() -> Iterator[torch.device]:
     """What the tests run on."""
     if torch.cuda.is_available() and os.environ.get(ASKED) != "cpu":
-        return torch.device("cuda")
+        yield torch.device("cuda")
+        return
     if os.environ.get(ASKED) != "cpu" and not os.environ.get("CI"):
         pytest.skip(f"no CUDA GPU; {ASKED}=cpu runs these tests on the CPU")
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    return torch.device("cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        yield torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,5 +38,5 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
             mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
         yield mounted
     finally:  # also when a signal came while mount ran: whatever is mounted there goes
-        if folder.is_mount():
+        if os.path.ismount(folder):  # Path.is_mount is not there on Windows before 3.12
             subprocess.run(["umount", "--lazy", str(folder)], check=False)  # noqa: S607

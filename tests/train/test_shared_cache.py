@@ -14,8 +14,9 @@ from tests.train.helpers import folder_dataset
 from train.data.base import DataError, Query, Sample
 from train.data.build import open_split
 from train.data.config import load_data
+from train.latents import row_store
 from train.latents.latent_cache import LatentCache
-from train.latents.row_store import Rows
+from train.latents.row_store import Part, Rows, RowStore, digest
 from train.latents.sharing import SharedWork
 from train.latents.tally import Tally
 from train.networks.bases import load_networks
@@ -85,7 +86,6 @@ def test_two_processes_make_what_one_makes(tmp_path, base, many, vae, source, al
     assert not list(filled.folder.glob("work/*"))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_what_a_killed_process_was_at_is_done_by_the_other(tmp_path, base, many, vae, source, alone):
     cache, go = tmp_path / "cache", tmp_path / "go"
     go.touch()
@@ -115,6 +115,12 @@ def test_a_batch_held_by_another_process_is_waited_for(tmp_path):
         assert list(next(second.rounds())) == [0]
         done.update("ab")
     assert second.open() == []
+
+
+def test_a_batch_that_was_done_between_two_looks_is_not_done_again(tmp_path):
+    done = set()
+    with SharedWork(tmp_path, list("ab"), 2, done.__contains__, lambda: done.update("ab")) as work:
+        assert list(work.taken([0])) == [] and not work.held
 
 
 def filled_cache(folder: Path, vae, source) -> LatentCache:
@@ -171,6 +177,39 @@ def test_a_cut_list_of_keys_never_gives_a_key_another_row(tmp_path, vae, source)
     again = LatentCache(tmp_path, vae, 64, BATCH).stores((64, 64)).images
     again.append([keys[9]], np.ones((1, *store.shape), np.float32))
     assert list(LatentCache(tmp_path, vae, 64, BATCH).stores((64, 64)).images.index) == [*keys[:2], keys[9]]
+
+
+def test_a_row_that_two_processes_wrote_counts_where_it_comes_first(tmp_path):
+    keys, rows = [digest("a"), digest("b")], np.arange(4, dtype=np.float16).reshape(2, 2)
+    for number, order in ((1, [1, 0]), (0, [0, 1])):  # the later part first
+        Part(tmp_path, "x", number, 4).append([keys[at] for at in order], [rows[at].tobytes() for at in order])
+    store = RowStore(tmp_path, "x", (2,))
+    assert store.index == {keys[0]: 0, keys[1]: 1}
+    late = RowStore(tmp_path / "late", "x", (2,))
+    for number in (1, 0):  # the first part is seen after the second
+        Part(tmp_path / "late", "x", number, 4).append(keys, [row.tobytes() for row in rows])
+        late.refresh()
+    assert late.index == {keys[0]: 0, keys[1]: 1}
+
+
+@pytest.mark.parametrize("stops_at", [".rows", ".sums"])
+def test_a_key_never_stands_beside_anothers_row_when_the_writer_is_killed(tmp_path, monkeypatch, stops_at):
+    keys = [digest(letter) for letter in "abc"]
+    part = Part(tmp_path, "x", 0, 4)
+    part.append(keys, [letter * 4 for letter in (b"a", b"b", b"c")])
+    with part.rows_file.open("r+b") as opened:
+        opened.truncate(4)  # two rows are lost, their keys are not
+    write = row_store._write_at
+
+    def killed(file: Path, position: int, content: bytes) -> None:
+        write(file, position, content)
+        if file.suffix == stops_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(row_store, "_write_at", killed)
+    with pytest.raises(KeyboardInterrupt):
+        part.append([digest("d")], [b"dddd"])
+    assert list(RowStore(tmp_path, "x", (2,)).index) == keys[:1]
 
 
 def test_rows_are_read_in_another_process_too(tmp_path, vae, source):
