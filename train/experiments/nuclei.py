@@ -8,7 +8,7 @@
 
 FOLDER holds images/*.png, masks/nucleus/*.png, instances/*.png (16 bit, the number of the nucleus) and index.csv (name, kind).
 Every kind of picture is split alike: a fifth for the test, a sixteenth for validation. Scores: IoU pooled over the pixels of a
-kind, and F1 of objects (connected parts against true nuclei, matched at an IoU above 0.5: the Bowl's measure).
+kind, and F1 of objects (connected parts against true nuclei, matched at an IoU above 0.5, the lowest of the Bowl's thresholds).
 """
 
 from __future__ import annotations
