@@ -219,6 +219,13 @@ def test_a_full_disk_is_one_message(source, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_missing_parts_come_from_a_folder_too(tmp_path, source):
+    run(source, tmp_path / "folder", "--to", "diffusers")
+    run(source, tmp_path / "unet.safetensors", "--to", "unet")
+    run(tmp_path / "unet.safetensors", tmp_path / "full.safetensors", "--components", tmp_path / "folder")
+    assert same(contents(tmp_path / "full.safetensors")[1]["vae"], contents(source)[1]["vae"])
+
+
 @pytest.mark.parametrize("prefix", ["first_stage_model.", ""])
 def test_a_vae_in_a_file_of_its_own_completes_a_unet(tmp_path, source, monkeypatch, prefix):
     config, parts = contents(source)

@@ -85,7 +85,7 @@ def open_components(path: Path | None, checkpoint: Checkpoint) -> dict[str, Chec
     """Which checkpoint VAE and text encoder come from: from `path` what it holds (it may be a VAE alone), else the base's."""
     other = checkpoint
     if path is not None:
-        other = (open_vae_file(path) if path.is_file() else None) or open_base(path)
+        other = open_vae_file(path) or open_base(path)
     return {name: other if name in other.components else checkpoint for name in ("vae", "text_encoder")}
 
 

@@ -87,7 +87,9 @@ def open_single_file(path: Path) -> Checkpoint:
 
 
 def open_vae_file(path: Path) -> Checkpoint | None:
-    """A Stable Diffusion VAE alone in a .safetensors file, in the original names or diffusers'; None for any other file."""
+    """A Stable Diffusion VAE alone in a .safetensors file, in the original names or diffusers'; None for anything else."""
+    if not path.is_file():
+        return None
     try:
         shapes = _shapes(path)
     except (OSError, SafetensorError):
