@@ -212,6 +212,23 @@ def test_a_key_never_stands_beside_anothers_row_when_the_writer_is_killed(tmp_pa
     assert list(RowStore(tmp_path, "x", (2,)).index) == keys[:1]
 
 
+def test_another_process_that_failed_in_its_first_write_holds_nobody_up(tmp_path, monkeypatch):
+    store, key = RowStore(tmp_path, "x", (2,)), digest("a")
+
+    def full(file: Path, position: int, content: bytes) -> None:
+        write(file, position, content)
+        if file.suffix == ".rows":
+            raise OSError(28, "No space left on device")
+
+    write = row_store._write_at
+    with monkeypatch.context() as patch:
+        patch.setattr(row_store, "_write_at", full)
+        with pytest.raises(OSError, match="No space left"):
+            RowStore(tmp_path, "x", (2,)).append([key], np.ones((1, 2), np.float16))
+    store.append([key], np.ones((1, 2), np.float16))
+    assert store.index == {key: 0}
+
+
 def test_rows_are_read_in_another_process_too(tmp_path, vae, source):
     import pickle
 

@@ -94,7 +94,8 @@ class Part:
     def append(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> None:
         """Add rows behind the whole ones, dropping what a killed writer left there; under the part's lock."""
         whole = len(self)
-        _write_at(self.keys_file, whole * DIGEST_BYTES, b"")  # first of all: no digest may ever stand beside another's row
+        self.sums_file.touch()  # before the keys: keys without sums are an earlier version's
+        _write_at(self.keys_file, whole * DIGEST_BYTES, b"")  # before the rows: no digest may ever stand beside another's row
         _write_at(self.rows_file, whole * self.row_bytes, b"".join(rows))
         _write_at(self.sums_file, whole * SUM_BYTES, np.array([checksum(row) for row in rows], "<u4").tobytes())
         _write_at(self.keys_file, whole * DIGEST_BYTES, b"".join(keys))
