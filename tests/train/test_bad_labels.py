@@ -58,6 +58,8 @@ ROWS = [
     (STUDIO, (0, "data", "image"), "http://[", None),
     (STUDIO, (0, "file_upload"), 0.5, None),
     ("supervisely", ("size", "height"), -1, "expected whole numbers above 0"),
+    ("supervisely", ("size", "height"), float("nan"), "expected whole numbers above 0"),
+    ("supervisely", ("size", "width"), float("inf"), "expected whole numbers above 0"),
     ("supervisely", ("objects", 0, "points", "interior"), [None], "is no mask"),
     ("supervisely", ("objects", 0, "points", "exterior", 0, 1), "y" * 5000, "is no mask"),
     ("supervisely", ("objects",), 3, "is not Supervisely's"),

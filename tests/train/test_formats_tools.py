@@ -252,6 +252,38 @@ def test_yolo_lines_that_are_no_polygons(written, tmp_path, line, complaint):
         open_export(root, "yolo_ultralytics")
 
 
+@pytest.mark.parametrize(("kind", "file"), [("yolo_ultralytics", "data.yaml"), ("supervisely", "meta.json")])
+def test_spaces_around_names_of_classes_do_not_count(written, tmp_path, kind, file):
+    root = shutil.copytree(written(kind), tmp_path / "export")
+    plain = open_export(root, kind)
+    named = root / file
+    text = named.read_text(encoding="utf-8")
+    for name in plain.class_names:
+        text = text.replace(f'"{name}"', f'" {name} "') if f'"{name}"' in text else text.replace(name, f'"{name} "')
+    named.write_text(text, encoding="utf-8")
+    spaced = open_export(root, kind)
+    assert spaced.class_names == plain.class_names
+    assert [[q.name for q in spaced.sample(at).queries] for at in range(len(spaced))] == [
+        [q.name for q in plain.sample(at).queries] for at in range(len(plain))
+    ]
+    assert not [finding for finding in spaced.findings() if "no classes" in finding.text]
+
+
+def test_spaces_around_classes_and_ignore_of_the_yaml_do_not_count(written, tmp_path):
+    root = shutil.copytree(written("labelme"), tmp_path / "export")
+    first, *rest = open_export(root, "labelme").class_names
+    assert rest
+    settings = json.dumps(
+        {"type": "labelme", "annotations": ".", "classes": {f" {rest[0]} ": [rest[0]]}, "ignore": [f"{first} "]}
+    )
+    source = source_of(root, settings)
+    assert list(source.class_names) == rest[:1]
+    plain = source_of(root, settings.replace(f"{first} ", first))
+    ignored, expected = ([one.sample(at).ignore for at in range(len(one))] for one in (source, plain))
+    assert any(mask is not None for mask in expected)
+    assert all(np.array_equal(a, b) for a, b in zip(ignored, expected, strict=True))
+
+
 def test_yolo_splits_lists_and_photos_without_labels(written, tmp_path):
     root = shutil.copytree(written("yolo_ultralytics"), tmp_path / "export")
     source = open_export(root, "yolo_ultralytics")

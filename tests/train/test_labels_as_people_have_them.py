@@ -182,6 +182,18 @@ def test_a_photo_under_two_names_is_named(tmp_path, capsys):
     assert "copy" in printed
 
 
+def test_photos_that_begin_alike_are_no_copies(tmp_path, capsys):
+    """Uncompressed photos of one size with a black border."""
+    data = folder_dataset(tmp_path, size=(256, 256))
+    for number, photo in enumerate(sorted((tmp_path / "images").iterdir())):
+        pixels = np.zeros((256, 256, 3), np.uint8)
+        pixels[:100] = 40 * number + 20  # BMP files begin with the last row
+        photo.unlink()
+        Image.fromarray(pixels).save(photo.with_suffix(".bmp"))
+    _, printed = checked(data, capsys)
+    assert "several names" not in printed
+
+
 def test_16_bit_where_zero_is_white_is_turned_over(tmp_path):
     from tifffile import imwrite
 

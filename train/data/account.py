@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from train.data.base import Contents, DataError, Finding, Source
 from train.data.config import DataConfig
+from train.data.labelled import file_digest
 from train.data.registry import open_source
 from train.data.source_config import SourceConfig
 
@@ -23,7 +24,7 @@ SPLITS = ("train", "validation", "test")
 NAMED = 12
 """How many classes, numbers or files a line names before it says how many more there are."""
 COMPARED = 2**16
-"""How many bytes of two photos of one size are compared."""
+"""How many bytes of photos of one size are compared before the whole files are."""
 MOSTLY = 0.5
 """Share of a photo above which every mask of a class is suspicious of being inverted."""
 
@@ -184,11 +185,9 @@ class Account:
         for path in dict.fromkeys(path for places in self.places.values() for path in places):
             with suppress(OSError):
                 sizes[path.stat().st_size].append(path)
-        same: dict[bytes, list[Path]] = defaultdict(list)
-        for path in (path for paths in sizes.values() if len(paths) > 1 for path in paths):
-            with suppress(OSError), path.open("rb") as file:
-                same[hashlib.sha256(file.read(COMPARED)).digest() + str(path.stat().st_size).encode()].append(path)
-        if copies := [f"{paths[0]} and {paths[1].name}" for paths in same.values() if len(paths) > 1]:
+        alike = [part for paths in sizes.values() for part in _parted(paths, _head)]
+        same = [part for paths in alike for part in _parted(paths, file_digest)]
+        if copies := [f"{paths[0]} and {paths[1].name}" for paths in same]:
             text = f"{len(copies)} photos are there under several names, perhaps with other labels: {_some(copies)}"
             yield Finding(text)
 
@@ -298,6 +297,21 @@ def _about_unknown(one: SourceAccount) -> Iterator[Finding]:
             f"{len(one.unknown)} numbers or colours are neither a class, nor named under `ignore:` or `background:`, and are "
             f"read as background: {'; '.join(found)}{more}"
         )
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(COMPARED)
+
+
+def _parted(paths: list[Path], look: Callable[[Path], str | bytes]) -> list[list[Path]]:
+    """Those of several files that look the same, together; files that cannot be read are left out."""
+    same = defaultdict(list)
+    for path in paths if len(paths) > 1 else ():
+        with suppress(OSError):
+            same[look(path)].append(path)
+    return [alike for alike in same.values() if len(alike) > 1]
 
 
 def _some(names: Iterable[str]) -> str:

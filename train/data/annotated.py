@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import field_validator
 
 from train.data.base import DataError, Finding
 from train.data.by_others import short
@@ -39,6 +40,16 @@ class AnnotatedConfig(LabelledConfig):
 
     classes: Phrases | None = None
     ignore: tuple[str, ...] = ()
+
+    @field_validator("classes")
+    @classmethod
+    def _trim_classes(cls, classes: Phrases | None) -> Phrases | None:
+        return classes and {name.strip(): phrases for name, phrases in classes.items()}
+
+    @field_validator("ignore")
+    @classmethod
+    def _trim_ignored(cls, ignore: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.strip() for name in ignore)
 
 
 @dataclass(frozen=True)

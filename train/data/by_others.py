@@ -68,7 +68,8 @@ def stated_size(height, width, file: Path) -> tuple[int, int] | None:
     if not height or not width:
         return None
     numbers = all(isinstance(side, int | float) and not isinstance(side, bool) for side in (height, width))
-    if not numbers or min(height, width) < 1 or height * width > MOST_PIXELS or int(height) != height or int(width) != width:
+    bounded = numbers and all(1 <= side <= MOST_PIXELS and int(side) == side for side in (height, width))  # NaN is not
+    if not bounded or height * width > MOST_PIXELS:
         raise DataError(
             f"{short(file)} says that its photo is {short(width)} x {short(height)} pixels; expected whole numbers above 0, "
             f"and up to {MOST_PIXELS // 10**6} million pixels. Export it again."

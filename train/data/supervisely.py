@@ -54,7 +54,8 @@ class SuperviselySource(AnnotatedSource):
         meta = self.root / "meta.json"
         with reading(meta):
             classes = read_json(meta).get("classes", []) if meta.is_file() else []
-            named = [str(one["title"]) for one in classes if one.get("shape") not in ("point", "line", "rectangle", "graph")]
+            areas = [one for one in classes if one.get("shape") not in ("point", "line", "rectangle", "graph")]
+            named = [str(one["title"]).strip() for one in areas]
         return [name for name in named if name not in self.config.ignore] or super().names()
 
     def drawing(self) -> tuple:

@@ -97,7 +97,7 @@ def class_numbers(names, file: Path) -> dict[int, str]:
     """Class names by number, from the list or the mapping under `names:`."""
     pairs = enumerate(names) if isinstance(names, list) else names.items() if isinstance(names, dict) else ()
     try:
-        out = {int(number): str(name) for number, name in pairs}
+        out = {int(number): str(name).strip() for number, name in pairs}
     except ValueError as error:
         raise DataError(f"{file}: {error} under `names:`; expected a list of names, or numbers with names.") from error
     if not out:
