@@ -232,7 +232,7 @@ class ShapeRows:
 
 def _targets(store: Rows, rows: np.ndarray, image: Tensor) -> Tensor:
     """Mask latents [B,4,h,w]; of row -1 the image's own latent."""
-    return _filled(store, rows, image.clone())
+    return rows_of(store, rows) if (rows >= 0).all() else _filled(store, rows, image.clone())
 
 
 def _known(store: Rows, rows: np.ndarray) -> Tensor:

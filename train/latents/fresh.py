@@ -150,7 +150,7 @@ def _stack_valid(known: Sequence[Tensor | None], size: tuple[int, int]) -> Tenso
 
 
 def encoded(batch: PixelBatch, encoder: Encoder, size: int) -> Batch:
-    """A batch of pixels as a batch of latents, `size` images through the VAE at a time, in float32."""
+    """A batch of pixels as a batch of latents, `size` images through the VAE at a time; float32."""
     image, mask = (encoder.encode(pixels, size) for pixels in (batch.pixels, batch.drawn))
     asked = {field.name: getattr(batch, field.name) for field in fields(Asked)}
     return Batch(image=image, mask=mask, **asked)

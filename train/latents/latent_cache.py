@@ -121,7 +121,7 @@ class LatentCache:
 
     def _is_photo(self, stores: Stores, mask: bytes) -> bool:
         """Whether the latent to learn is the photo's own: nothing painted on it."""
-        return self.target != "binary" and mask == empty_key(stores.shape)
+        return shows_photo(self.target) and mask == empty_key(stores.shape)
 
     def target_key(self, image: bytes, mask: bytes) -> bytes:
         """Digest of the latent to learn: of the mask alone, or of the mask painted on its photo."""
@@ -131,6 +131,7 @@ class LatentCache:
         """Encode what is missing of every image of a source, together with whoever else is at it; ends when all is there.
 
         Batches are functions of the source and the batch size alone, so that their bits do not depend on who encodes what.
+        Processes share the work when their batch sizes are equal; a GPU that takes another by its free memory does all itself.
         """
         identities = [source.identity(index) for index in range(len(source))]
         if all(identity in self.entries for identity in identities):
@@ -197,7 +198,7 @@ class LatentCache:
                 masks.setdefault(self.target_key(image, key), (number, mask, key))
         stores.bits.append([key for *_, key in masks.values()], _packed([mask for _, mask, _ in masks.values()]))
         asked = {target: (number, mask) for target, (number, mask, key) in masks.items() if not self._is_photo(stores, key)}
-        uniform = [target for target, (_, mask) in asked.items() if self.target == "binary" and mask.min() == mask.max()]
+        uniform = [target for target, (_, mask) in asked.items() if not shows_photo(self.target) and mask.min() == mask.max()]
         for target in uniform:  # by itself: the same bits whatever photos are beside it
             count += self._write(stores.masks, asked, [target], self._drawer(samples))
         return count + self._write(stores.masks, asked, [t for t in asked if t not in uniform], self._drawer(samples))
@@ -207,7 +208,7 @@ class LatentCache:
 
         def draw(asked: list[tuple[int, Tensor]]) -> Tensor:
             masks = torch.stack([mask for _, mask in asked]).to(self.vae.device)
-            if self.target == "binary":
+            if not shows_photo(self.target):
                 return drawn(masks, masks, self.target)
             return drawn(masks, torch.stack([samples[number].prepared.pixels for number, _ in asked]).to(masks), self.target)
 

@@ -22,7 +22,7 @@ from digseg_nodes.core.files import written_atomically
 from digseg_nodes.core.geometry import Geometry, fit
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings, encode_image, encode_prompts, sample_masks
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
-from digseg_nodes.core.mask_targets import drawn
+from digseg_nodes.core.mask_targets import drawn, shows_photo
 from digseg_nodes.core.prompts import Prompt
 from train.data.area import soft_mask
 from train.data.base import DataError, Query, Sample, Source
@@ -150,7 +150,9 @@ def encode_mask(engine: Engine, image: EncodedImage, query: Query, sample: Sampl
     """The latent of a query's true mask as the model was taught to draw it: [1,4,h,w], unscaled."""
     fitted = image.geometry
     taught = filled_up(torch.from_numpy(soft_mask(_mask_of(query, sample), fitted.resized))[None], fitted)  # [1,*padded]
-    pixels = drawn(taught, fit(image.image, fitted) * 2 - 1, engine.config.mask_target)  # [1,3,*padded] in [-1,1]
+    target = engine.config.mask_target
+    photo = fit(image.image, fitted) * 2 - 1 if shows_photo(target) else taught
+    pixels = drawn(taught, photo, target)  # [1,3,*padded] in [-1,1]
     return engine.encode_pixels(pixels * 0.5 + 0.5)
 
 
