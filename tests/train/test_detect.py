@@ -167,3 +167,23 @@ def test_ade20k_of_2016_is_named(tmp_path):
     (tmp_path / "d.yaml").write_text("train: {type: ade20k_full, root: images, classes: [sky]}\n")
     with pytest.raises(DataError, match="2016_07_26"):
         open_split(load_data(tmp_path / "d.yaml"), "train")
+
+
+@pytest.mark.parametrize("name", ["roboflow_coco", "cvat_coco", "labelme", "label_studio"])
+def test_label_files_that_cannot_be_read_are_named(tmp_path, name):
+    root = write_export(name, tmp_path / "export")
+    found = sorted(root.rglob("*.json"))
+    broken = found[0].with_name("0_half.json")
+    broken.write_bytes(found[0].read_bytes()[:-20])
+    assert "0_half.json" in choose(root).hints[0]
+    for path in found:
+        path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"Left out, for it could not be read: .*json"):
+        choose(root)
+
+
+def test_a_yolo_yaml_that_cannot_be_read_is_named(tmp_path):
+    root = write_export("yolo_roboflow", tmp_path / "export")
+    (root / "data.yaml").write_text("names: [cat, dog\ntrain: images\n")
+    with pytest.raises(DataError, match=r"Left out, for it could not be read: .*data\.yaml"):
+        choose(root)

@@ -22,7 +22,7 @@ from train.data.names import images_below, is_foreign, is_image
 from train.data.pixels import is_lossy, opened
 from train.data.supervisely import data_sets
 from train.data.yolo import class_numbers, split_photos, yolo_yaml
-from train.settings.yaml_config import ConfigError
+from train.settings.yaml_config import ConfigError, load_yaml
 
 SAMPLED = 24
 """How many files of a kind are looked into."""
@@ -33,6 +33,7 @@ SPLIT_NAMES = {
 }
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "photos", "JPEGImages")
 MASK_FOLDERS = ("masks", "mask", "labels", "annotations", "labelled", "segmentation", "gt", "GT", "SegmentationClassPNG")
+UNREAD = "Left out, for it could not be read: {}"
 MANY_LEVELS = 40
 """More different values than classes have: a photo, or a mask with soft edges."""
 
@@ -83,7 +84,8 @@ def choose(folder: Path, kind: str | None = None) -> Guess:
     found = detect(folder)
     named = [guess for guess in found if kind in (None, guess.kind)]
     if not found:
-        raise DataError(f"{folder} has no layout that is known; it holds {_inside(folder)}. See the table in docs/exports.md.")
+        known = f"{folder} has no layout that is known; it holds {_inside(folder)}. See the table in docs/exports.md."
+        raise DataError(" ".join((known, *_unread(folder)[:3])))
     if len(named) != 1:
         listed = "; ".join(f'"{guess.kind}" ({guess.why})' for guess in found)
         raise DataError(f"{folder} can be {len(found)} layouts: {listed}. Say which with --as.")
@@ -119,14 +121,36 @@ def _split_of(name: str) -> str | None:
     return next((split for split, known in SPLIT_NAMES.items() if any(word in known for word in words)), None)
 
 
+def _unread(folder: Path) -> tuple[str, ...]:
+    """A hint for every JSON file, and every YAML in the folder itself, that cannot be read."""
+    hints = list(_json_that(folder, lambda values: False)[1])
+    for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
+        try:
+            load_yaml(path)
+        except ConfigError as error:
+            hints.append(UNREAD.format(error))
+    return tuple(hints)
+
+
+def _json_that(folder: Path, fits: Callable[[object], bool]) -> tuple[list[tuple[Path, object]], tuple[str, ...]]:
+    """JSON files whose content fits, with it, and a hint for every one that cannot be read, for it may have fitted as well."""
+    found, unread = [], []
+    for path, values in _json_below(folder):
+        if isinstance(values, DataError):
+            unread.append(UNREAD.format(values))
+        elif fits(values):
+            found.append((path, values))
+    return found, tuple(unread)
+
+
 def _json_below(folder: Path) -> Iterator[tuple[Path, object]]:
-    """JSON files in a folder and two levels below it, with their content; a sample of each folder."""
+    """JSON files in a folder and two levels below it, with their content or why it cannot be read; a sample of each folder."""
     for place in (folder, *_folders(folder), *(inner for one in _folders(folder) for inner in _folders(one))):
         for path in islice(sorted(place.glob("*.json")), SAMPLED):
             try:
                 yield path, read_json(path)
-            except DataError:
-                continue
+            except DataError as error:
+                yield path, error
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -157,24 +181,24 @@ def _yolo(folder: Path) -> Guess | None:
 
 
 def _labelme(folder: Path) -> Guess | None:
-    found = [path for path, values in _json_below(folder) if is_labelme(values)]
+    found, hints = _json_that(folder, is_labelme)
     if not found:
         return None
-    inside = {path.parent for path in found}
+    inside = {path.parent for path, _ in found}
     place = inside.pop() if len(inside) == 1 else folder
     common = {"type": "labelme", "annotations": _relative(place, folder)}
     if not any(is_image(path) for path in place.rglob("*")):
         common["images"] = "."
     splits = {split: place / one.name for one in _folders(place) if (split := _split_of(one.name))}
-    why = f"{_relative(found[0], folder)} has Labelme's `shapes` and `imagePath`"
+    why = f"{_relative(found[0][0], folder)} has Labelme's `shapes` and `imagePath`"
     if place == folder and "train" in splits and len(splits) > 1:
         parts = {split: {"annotations": _relative(path, folder)} for split, path in splits.items()}
-        return Guess("labelme", why, _split(folder.resolve().name, {"type": "labelme"}, parts))
-    return Guess("labelme", why, _parted(folder.resolve().name, common))
+        return Guess("labelme", why, _split(folder.resolve().name, {"type": "labelme"}, parts), hints)
+    return Guess("labelme", why, _parted(folder.resolve().name, common), hints)
 
 
 def _label_studio(folder: Path) -> Guess | None:
-    found = [(path, values) for path, values in _json_below(folder) if is_label_studio(values)]
+    found, hints = _json_that(folder, is_label_studio)
     if not found:
         return None
     path, tasks = found[0]
@@ -182,19 +206,15 @@ def _label_studio(folder: Path) -> Guess | None:
     for name in (name for task in tasks[:SAMPLED] for name in photo_names(task)):
         photo = photo or finder.find(name)
     images = _relative(photo.parent, folder) if photo else "."
-    hints = () if photo else ("The photos are not in this folder: the JSON export holds none. Copy them, then set `images:`.",)
+    if not photo:
+        hints += ("The photos are not in this folder: the JSON export holds none. Copy them, then set `images:`.",)
     common = {"type": "label_studio", "annotations": _relative(path, folder), "images": images}
     why = f"{path.name} is a list of tasks with `data` and `annotations`"
     return Guess("label_studio", why, _parted(folder.resolve().name, common), hints)
 
 
 def _coco(folder: Path) -> Guess | None:
-    needed = {"images", "annotations", "categories"}
-    found = [
-        (path, values)
-        for path, values in _json_below(folder)
-        if isinstance(values, dict) and needed <= set(values) and _has_outlines(values)
-    ]
+    found, hints = _json_that(folder, _is_coco)
     if not found:
         return None
     splits: dict[str, dict] = {}
@@ -202,16 +222,18 @@ def _coco(folder: Path) -> Guess | None:
         split = _split_of(path.stem) or _split_of(path.parent.name) or "train"
         images = _coco_images(path, values, folder)
         splits.setdefault(split, {"images": images, "annotations": _relative(path, folder)})
-    common, hints = {"type": "coco"}, ()
+    common = {"type": "coco"}
     if any(_all_crowds(values) for _, values in found):
         common["crowd"] = "mask"
-        hints = ("Most annotations have iscrowd 1, as brushed masks have in exports of CVAT and Datumaro: taken as masks.",)
+        hints += ("Most annotations have iscrowd 1, as brushed masks have in exports of CVAT and Datumaro: taken as masks.",)
     names = ", ".join(_relative(path, folder) for path, _ in found[:3])
     why = f"{names} {'has' if len(found) == 1 else 'have'} COCO's images, annotations and categories"
     return Guess("coco", why, _split(folder.resolve().name, common, splits), hints)
 
 
-def _has_outlines(values: dict) -> bool:
+def _is_coco(values: object) -> bool:
+    if not isinstance(values, dict) or not {"images", "annotations", "categories"} <= set(values):
+        return False
     annotations = values["annotations"]
     lists = isinstance(annotations, list) and isinstance(values["images"], list)
     return lists and any(isinstance(one, dict) and one.get("segmentation") for one in annotations)
