@@ -26,7 +26,7 @@ MODELS = Path(__file__).resolve().parents[2] / "digseg_nodes" / "models"
 DEMO, DIFFUSION, BASE = (MODELS / f"digseg-demo{kind}.safetensors" for kind in ("", "-diffusion", "-base"))
 GUIDED = "the demo model with a mask decoder"
 PROMPTS = parse_prompts("red circle: crimson disc\nthe star\neverything blue")
-BOUND = 1e-4
+BOUND = 1e-5
 CASES = {
     "plain": (DEMO, "binary", SamplerSettings(), ImageSettings()),
     "overlay": (DEMO, "overlay", SamplerSettings(), ImageSettings()),
