@@ -256,6 +256,25 @@ def test_continuing_is_exact_in_every_variant(config_file, tmp_path, variant):
         pytest.importorskip("bitsandbytes")
     if variant == "lora":
         overrides = [*overrides, f"base={tiny_base(tmp_path / 'eight.safetensors', in_channels=8)}"]
+    assert_continuing_is_exact(config_file, tmp_path, overrides)
+
+
+def test_continuing_is_exact_when_the_clock_was_set_back(config_file, tmp_path):
+    """Everything that the first part wrote is then from the future."""
+    ahead = time.time() + 365 * 86400
+
+    def set_back():
+        written = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(path.suffix == ".safetensors" for path in written)
+        assert any("cache" in path.parts for path in written)
+        for path in written:
+            os.utime(path, (ahead, ahead))
+
+    assert_continuing_is_exact(config_file, tmp_path, [f"cache={tmp_path / 'cache'}"], between=set_back)
+
+
+def assert_continuing_is_exact(config_file, tmp_path, overrides, between=lambda: None):
+    """Six steps at once, and three, then what `between` does, then three."""
     straight = Trainer(load_config(config_file, ["steps=6", f"output={tmp_path / 'a'}", *overrides]))
     straight.run()
     first = Trainer(load_config(config_file, ["steps=6", f"output={tmp_path / 'b'}", *overrides]))
@@ -263,6 +282,7 @@ def test_continuing_is_exact_in_every_variant(config_file, tmp_path, variant):
     for step in range(3):
         first.step(first.batches[step])
     first.save()
+    between()
     second = Trainer(load_config(config_file, ["steps=6", f"output={tmp_path / 'b'}", *overrides]))
     second.run()
     for expected, found in zip(straight.trained.parameters(), second.trained.parameters(), strict=True):
