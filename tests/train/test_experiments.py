@@ -23,7 +23,7 @@ from train.experiments.probes import WORDINGS, size_of
 from train.experiments.run import FAMILIES, Options, data_folder, write_world
 from train.experiments.specialist import Specialist, class_numbers
 from train.experiments.tables import TABLES
-from train.experiments.trials import AskedWhole, StoppedError, Workspace
+from train.experiments.trials import AskedWhole, Decoded, StoppedError, Workspace
 from train.latents.batches import Batches
 from train.scoring.scores import score
 from train.settings.train_config import load_config
@@ -218,6 +218,27 @@ def test_photo_shapes_are_compared_by_world_and_seed(tmp_path):
 def shape_result(one, number: int) -> dict:
     scores = [{"miou": number / 100, "groups": {"absent_random": {"fired": 0.25}}}]
     return {"report": {"runs": scores}} if isinstance(one, AskedWhole) else {"scores": scores}
+
+
+def test_losses_are_compared_by_world_with_both_decoders(tmp_path):
+    options = Options((0, 1), 10, 2, tmp_path / "m", tmp_path)
+    runs = FAMILIES["mask-loss"][0](options)
+    assert len(runs) == 2 * 2 * 3 * 2
+    again = [one for one in runs if isinstance(one, Decoded)]
+    assert [one.of for one in again] == [one for one in runs if not isinstance(one, Decoded)]
+    assert {one.of.settings["end_to_end"]["loss"] for one in again} == {"latent", "mask"}
+    with pytest.raises(StoppedError, match="not trained yet"):
+        again[0].run(Workspace(tmp_path))
+    results = {}
+    for one in runs:
+        vae, seed = isinstance(one, Decoded), one.name[-1] == "1"
+        score = {"miou": 0.5 - 0.1 * vae + 0.2 * seed, "classes": {"debris": 0.25 - 0.05 * vae}}
+        score["groups"] = {"absent_random": {"fired": 0.0625}}
+        results[one.name] = {"report": {"runs": [score]}} if vae else {"scores": [score]}
+    lines = TABLES["mask-loss"](results).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| cells"] * 2 + ["| fields"] * 2 + ["| demo"] * 2
+    assert "| 2 | 0.600 (0.500-0.700) | 0.500 (0.400-0.600) | 0.100 (0.100-0.100) | 0.250" in lines[0]
+    assert "| - | - | 0.062" in lines[-1]
 
 
 def test_worlds_for_photo_shapes_hold_no_square(tmp_path):

@@ -50,6 +50,16 @@ def in_shape(world: str, how: Variant) -> str:
     return f"{not_square(world)}-{how.stem}"
 
 
+def by_loss(world: str, how: Variant) -> str:
+    """The name of a variant of the loss on a world."""
+    return f"{world}-loss-{how.stem}"
+
+
+def decoded(stem: str, decoder: str) -> str:
+    """The name of a variant whose finished runs are measured with another decoder."""
+    return f"{stem}-by-{decoder}"
+
+
 def before(world: str) -> str:
     """The name of the measurement of a model that never saw a world."""
     return f"{world}-before"
@@ -107,7 +117,16 @@ PHOTO_SHAPES = (
 """What becomes of photos that are not square."""
 ASKED_WHOLE = Variant("square-asked-whole", "trained on squares, asked without padding (as before `photo_shape`)")
 """The square training once more, on photos as they are."""
+LOSS = (
+    Variant("latent", "of the latent; decoder trained beside it", {"end_to_end": {"loss": "latent"}, "mask_decoder": {}}),
+    Variant("mask", "of the decoder's mask, with the latent's", {"end_to_end": {"loss": "mask"}, "mask_decoder": {}}),
+)
+"""What the U-Net learns from, where a mask decoder is trained along."""
+VAE_DECODER = "vae"
+"""The decoder that the runs of LOSS are scored with once more."""
 WORLD_NAMES = ("cells", "fields")
+SMALLEST = {"cells": "debris", "fields": "building"}
+"""The class of the smallest things of a world."""
 DOMAIN_IMAGES = (20, 200, 50)
 """Training images of the domain runs, the most telling first."""
 SPECIALIST = "specialist"

@@ -34,6 +34,7 @@ from train.experiments.trials import (
     MODELS,
     ROOT,
     AskedWhole,
+    Decoded,
     OtherRunError,
     Probe,
     StoppedError,
@@ -41,10 +42,12 @@ from train.experiments.trials import (
     Workspace,
 )
 
+Run = Trial | Probe | AskedWhole | Decoded
 SCENES = {"type": "demo", "split": "train", "scenes": 6000, "seed": 1000}
 VALIDATION_SCENES = {"type": "demo", "split": "val", "scenes": 48, "seed": 0}
 TEST_SCENES = {"type": "demo", "split": "test", "scenes": 200, "seed": 0}
 TRAINING_IMAGES = 200
+SCENES_OF_MASK_LOSS = 1000
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,21 @@ def shapes(options: Options) -> list[Trial | AskedWhole]:
     return runs
 
 
+def mask_loss(options: Options) -> list[Trial | Decoded]:
+    """The loss on the decoder's mask against the latent's, equal steps, with both decoders: the two worlds, and the demo's."""
+    runs: list[Trial | Decoded] = []
+    for seed, how, world in product(options.seeds, registry.LOSS, (*WORLDS, "demo")):
+        stem = registry.by_loss(world, how)
+        if world == "demo":
+            one = demo_trial(options, how, seed, SCENES_OF_MASK_LOSS)
+        else:
+            one = domain_trial(options, world, data_folder(options, world), how, TRAINING_IMAGES, seed)
+        one = replace(one, name=named(stem, seed))
+        decoder = registry.VAE_DECODER
+        runs += [one, Decoded(named(registry.decoded(stem, decoder), seed), one, decoder)]
+    return runs
+
+
 def vocabulary(options: Options) -> list[Probe]:
     """Held-out pairs, synonyms and phrases never seen; the threshold by size of the object."""
     arguments = ("vocabulary", "--images", options.images)
@@ -203,6 +221,7 @@ FAMILIES: dict[str, tuple[Callable[[Options], list], int, int]] = {
     "domain": (domain, 200, 20),
     "shapes": (shapes, 300, 30),
     "pretrained": (pretrained, 300, 12),
+    "mask-loss": (mask_loss, 300, 30),
     "vocabulary": (vocabulary, 0, 20),
     "sampling": (sampling, 0, 6),
     "objectives": (objectives, 0, 12),
@@ -233,7 +252,9 @@ def main() -> None:
     run_all(wanted, options, Workspace(options.output, tuple(arguments.set)), arguments.minutes)
 
 
-def run_all(wanted: list[Trial | Probe | AskedWhole], options: Options, workspace: Workspace, minutes: float | None) -> None:
+def run_all(
+    wanted: list[Trial | Probe | AskedWhole | Decoded], options: Options, workspace: Workspace, minutes: float | None
+) -> None:
     """Do what is not done yet; several processes may share the work, each run is done by one."""
     started = time.monotonic()
     workspace.folder.mkdir(parents=True, exist_ok=True)

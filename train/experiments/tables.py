@@ -140,6 +140,30 @@ def shapes_table(results: Results) -> str:
     return table(("photos that are not square", "seeds", *registry.WORLD_NAMES, "false positives"), rows)
 
 
+def mask_loss_table(results: Results) -> str:
+    """The loss on the mask against the latent's: mIoU by both decoders, the smallest things apart."""
+    rows = []
+    for world in (*registry.WORLD_NAMES, "demo"):
+        for how in registry.LOSS:
+            stem = registry.by_loss(world, how)
+            guided = _runs(seeds_of(results, stem))
+            plain = _runs(seeds_of(results, registry.decoded(stem, registry.VAE_DECODER)))
+            if guided and len(plain) == len(guided):
+                rows.append([world, how.label, len(guided), *_by_both(guided, plain, registry.SMALLEST.get(world))])
+    smallest = ("smallest class, guided", "smallest class, VAE")
+    return table(("world", "loss", "seeds", "guided", "VAE", "guided - VAE", *smallest, "false positives"), rows)
+
+
+def _by_both(guided: Sequence[dict], plain: Sequence[dict], smallest: str | None) -> list[str]:
+    """Cells of one row: mIoU by the guided decoder and by the VAE, run by run the difference, IoU of the smallest class, absent
+    prompts that light up."""
+    scores = [[one["miou"] for one in runs] for runs in (guided, plain)]
+    gains = [one - other for one, other in zip(*scores, strict=True)]
+    small = [spread([one["classes"].get(smallest, 0.0) for one in runs]) if smallest else "-" for runs in (guided, plain)]
+    lit = spread([one["groups"]["absent_random"]["fired"] for one in guided])
+    return [*map(spread, scores), spread(gains), *small, lit]
+
+
 def _runs(results: Sequence[dict]) -> list[dict]:
     """The scores of trials or probes."""
     return [(one["report"]["runs"] if "report" in one else one["scores"])[0] for one in results]
@@ -256,6 +280,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "domain": domain_table,
     "domain-classes": domain_classes_table,
     "shapes": shapes_table,
+    "mask-loss": mask_loss_table,
     "pretrained": pretrained_table,
     "vocabulary": vocabulary_table,
     "threshold": threshold_table,
@@ -294,8 +319,8 @@ def copy_pictures(output: Path, folder: Path) -> None:
     from train.scoring.grids import CAPTION, CELL
 
     for world in registry.WORLD_NAMES:
-        folder = output / registry.named(on_images(world, registry.DOMAIN[0], 200), 0)
-        if pictures := sorted((folder / "pictures").glob("*.png")):
+        run = output / registry.named(on_images(world, registry.DOMAIN[0], 200), 0)
+        if pictures := sorted((run / "pictures").glob("*.png")):
             picture = Image.open(pictures[-1])
             picture.crop((0, 0, picture.width, 4 * (CELL + CAPTION))).save(folder / f"{world}-predictions.jpg", quality=88)
 

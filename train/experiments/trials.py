@@ -149,15 +149,37 @@ class AskedWhole:
 
     def run(self, workspace: Workspace) -> dict:
         """Measure, keep the result; a finished one is read."""
-        trained, folder = workspace.folder / self.of.name, workspace.folder / self.name
+        trained, folder = trained_folder(workspace, self.of, self.name), workspace.folder / self.name
         checkpoint = folder / "whole.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
-        if not (trained / EXPORTS[1]).is_file():
-            raise StoppedError(f"{self.of.name} is not trained yet, and {self.name} is a measurement of it.")
         if not checkpoint.is_file():
             workspace.call("train/convert.py", trained / EXPORTS[1], checkpoint, "--set", "photo_shape=whole")
         arguments = ("--images", self.of.images, "--components", self.of.settings.get("base", BASE))
         return Probe(self.name, "train/evaluate.py", arguments, checkpoint, self.of.data).run(workspace)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A finished trial's end, scored once more with another decoder."""
+
+    name: str
+    of: Trial
+    decoder: str
+
+    def run(self, workspace: Workspace) -> dict:
+        """Measure, keep the result; a finished one is read."""
+        checkpoint = trained_folder(workspace, self.of, self.name) / EXPORTS[1]
+        components = self.of.settings.get("base", BASE)
+        arguments = ("--images", self.of.images, "--components", components, "--decoder", self.decoder)
+        return Probe(self.name, "train/evaluate.py", arguments, checkpoint, self.of.data).run(workspace)
+
+
+def trained_folder(workspace: Workspace, of: Trial, name: str) -> Path:
+    """The folder of the finished trial that `name` measures; StoppedError where it is not trained yet."""
+    folder = workspace.folder / of.name
+    if not (folder / EXPORTS[1]).is_file():
+        raise StoppedError(f"{of.name} is not trained yet, and {name} is a measurement of it.")
+    return folder
 
 
 def write_yaml(path: Path, values: dict) -> Path:
