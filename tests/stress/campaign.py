@@ -29,9 +29,9 @@ def report(arguments: argparse.Namespace, figures: dict, good: bool) -> int:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[bool]:
-    """`folder` on a disk of `size` bytes; False where it cannot be mounted."""
+    """`folder` on a disk of `size` bytes, on a read-only one where size is 0; False where it cannot be mounted."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}" if size else "ro,size=4096", "tmpfs", str(folder)]
     mounted = False
     try:
         with contextlib.suppress(OSError):

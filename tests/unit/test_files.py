@@ -65,3 +65,11 @@ def test_a_name_as_long_as_names_may_be(tmp_path):
     path = tmp_path / ("ä" * 125 + ".txt")
     write_text(path, "text\n")
     assert path.read_bytes() == b"text\n"
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "a.txt"
+    with pytest.raises(FileNotFoundError) as found, written_atomically(path) as temporary:
+        temporary.unlink()
+        temporary.read_text()
+    assert found.value.filename == str(path) and names(tmp_path) == []
