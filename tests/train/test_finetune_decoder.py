@@ -77,6 +77,15 @@ def test_command_writes_a_checkpoint_that_is_the_old_one_with_a_decoder(model, p
 
 
 @pytest.mark.timeout(300)
+def test_the_decoder_of_a_checkpoint_that_has_one_is_trained_further(model, photos, tmp_path):
+    first = run(model, photos, tmp_path / "first", steps=2)
+    second = run(tmp_path / "first" / "digseg.safetensors", photos, tmp_path / "second", steps=2)
+    before, after = first.decoder.state_dict(), second.decoder.state_dict()
+    assert before.keys() == after.keys()
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.timeout(300)
 def test_stopped_and_continued_equals_uninterrupted_bit_for_bit(model, photos, tmp_path):
     straight = run(model, photos, tmp_path / "straight")
     run(model, photos, tmp_path / "stopped", steps=6)  # the whole schedule, then back to the state of step 4

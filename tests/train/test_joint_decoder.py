@@ -77,6 +77,9 @@ def test_next_run_goes_on_with_the_bases_decoder(config_file, tmp_path):
     found, expected = second.networks.mask_decoder, open_checkpoint(base).mask_decoder()
     assert all(torch.equal(found.state_dict()[name], weight) for name, weight in expected.state_dict().items())
     assert (found.config.guide, second.networks.config.mask_decoder["guide"]) == (3, 3)
+    second.run()
+    trained = open_checkpoint(tmp_path / "second" / "digseg.safetensors").mask_decoder().state_dict()
+    assert not all(torch.equal(trained[name], weight) for name, weight in expected.state_dict().items())
     smaller = ["mask_decoder.widths=[4, 8, 8, 12]", "mask_decoder.blocks=1", f"base={base}", f"output={tmp_path / 'smaller'}"]
     trainer(config_file, *JOINT, *smaller, "steps=1").run()
     exported = open_checkpoint(tmp_path / "smaller" / "digseg.safetensors").mask_decoder()
@@ -84,7 +87,8 @@ def test_next_run_goes_on_with_the_bases_decoder(config_file, tmp_path):
     lora = ["lora={rank: 2}", f"base={base}", f"output={tmp_path / 'third'}", "steps=1"]
     trainer(config_file, *JOINT, *lora).run()
     adapters = tmp_path / "third" / "digseg-lora.safetensors"
-    assert open_segmenter(base, lora=adapters, device="cpu").engine.mask_decoder is not None
+    its_own = open_segmenter(base, lora=adapters, device="cpu").engine.networks.mask_decoder.state_dict()
+    assert not all(torch.equal(its_own[name], weight) for name, weight in expected.state_dict().items())
 
 
 @pytest.mark.parametrize(

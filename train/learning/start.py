@@ -41,7 +41,7 @@ def first_decoder(found: MaskDecoder | None, guide: float, seed: int, shape: Map
     if found is not None and found.config == MaskDecoderConfig.from_dict(found.config.to_dict() | shape):
         if found.config.guide < guide:
             found.config = replace(found.config, guide=guide)
-        return found
+        return found.train().requires_grad_(True)  # opened for masks, it was frozen
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return MaskDecoder(MaskDecoderConfig(guide=guide, **shape))
