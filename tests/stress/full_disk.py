@@ -1,4 +1,5 @@
-"""The disk fills up, or is read-only, under predict.py, convert.py and finetune.py: words, status 1, and what was written before is whole.
+"""The disk fills up, or is read-only, under predict.py, convert.py and finetune.py: words, status 1, and what was written before
+is whole.
 
 A tmpfs of a few megabytes where this user may mount one, else a limit on the size of files.
 
