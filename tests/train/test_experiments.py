@@ -176,11 +176,13 @@ def test_a_family_runs_once_and_its_table_shows_the_scores(tmp_path):
     other = run(*family[:-1], "objective=end_to_end")
     assert other.returncode != 0 and "made with other settings" in other.stderr
     docs.mkdir()
-    (docs / "experiments.md").write_text("# Experiments\n\n<!-- table: domain -->\nold\n<!-- end -->\n\nprose\n")
+    (docs / "experiments.md").write_text(
+        "# Experiments\n\n<!-- table: domain -->\nold\n<!-- end -->\n\n<!-- table: noise -->\nkept\n<!-- end -->\n\nprose\n"
+    )
     table = run("table", "--output", output, "--docs", docs, script="train/demo/experiments.py")  # its older path
     assert table.returncode == 0, table.stderr
     text = (docs / "experiments.md").read_text()
-    assert "old" not in text and text.endswith("prose\n")
+    assert "old" not in text and text.endswith("<!-- table: noise -->\nkept\n<!-- end -->\n\nprose\n")
     assert f"{result['scores'][0]['miou']:.3f}" in text
     assert Image.open(docs / "img/experiments/domain.png").size[0] > 300
 

@@ -16,15 +16,17 @@ from train.experiments.registry import Variant, on_images
 COLOURS = {"full": "#2563eb", "lora": "#d97706", "random": "#6b7280", "pretrained": "#2563eb"}
 
 Results = dict[str, dict]
+NOT_RUN = "Not run."
 
 
 def write_tables(output: Path, docs: Path) -> None:
-    """Replace what stands between `<!-- table: NAME -->` and `<!-- end -->` in docs/experiments.md; draw the curves."""
+    """Replace what stands between `<!-- table: NAME -->` and `<!-- end -->` in docs/experiments.md; draw the curves. The table of
+    a family without a run in `output` stays as it is."""
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(output.glob("*.json"))}
     page = docs / "experiments.md"
     text = re.sub(
         r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}{TABLES[match[2]](results)}\n{match[3]}",
+        lambda match: match[0] if (new := TABLES[match[2]](results)) == NOT_RUN else f"{match[1]}{new}\n{match[3]}",
         page.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
@@ -35,10 +37,10 @@ def write_tables(output: Path, docs: Path) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Markdown of a table; "not run" when there are no rows."""
+    """Markdown of a table; NOT_RUN when there are no rows."""
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
     if not lines:
-        return "Not run."
+        return NOT_RUN
     return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *lines])
 
 
@@ -192,7 +194,7 @@ def best_of(thresholds: Sequence[float], ious: Sequence[float]) -> tuple[str, st
 def vocabulary_table(results: Results) -> str:
     """IoU by wording."""
     if "vocabulary" not in results:
-        return "Not run."
+        return NOT_RUN
     report = results["vocabulary"]["report"]
     rows = [
         [name, *[f"{pairs[one]['miou']:.3f} ({pairs[one]['prompts']})" if one in pairs else "-" for one in ("seen", "held_out")]]
@@ -226,7 +228,7 @@ def threshold_table(results: Results) -> str:
 def sampling_table(results: Results) -> str:
     """Steps by ensemble: seen / held-out mIoU, false positive rate of hard absent prompts."""
     if "sampling" not in results:
-        return "Not run."
+        return NOT_RUN
     scores, rows = results["sampling"]["report"]["scores"], []
     by_steps: dict[int, dict[str, dict]] = defaultdict(dict)
     for key, values in scores.items():
