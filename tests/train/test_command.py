@@ -23,3 +23,22 @@ def test_nothing_is_said_about_packages_that_nobody_needs():
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(line, cwd=root, capture_output=True, text=True, check=True)
     assert "kernels" not in done.stderr + done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
+def test_a_reader_who_has_had_enough_ends_a_command_without_a_word():
+    action = "lambda: [print('x' * 1000) for _ in range(1000)]"
+    line = [sys.executable, "-c", f"from train.settings.command import run; run('x', {action})"]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(line, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.read(10) == b"x" * 10
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 1)
+
+
+def test_another_broken_pipe_is_not_taken_for_the_readers():
+    def broken():
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run("x", broken)

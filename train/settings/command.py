@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -26,6 +27,11 @@ def run(name: str, action: Callable[[], None], given: argparse.Namespace | None 
         if given is not None:
             check_given(given)
         action()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        sys.exit(1)
     except (ConfigError, DataError, CheckpointError, ResumeError, DivergedError) as error:
         sys.exit(f"{name}: {error}")
     except (OSError, SafetensorError) as error:
@@ -63,6 +69,16 @@ def printable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _nobody_reads() -> bool:
+    """Whether whoever read standard output, `head` for one, has had enough of it; what is still written then goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more at its end
+        return True
+    return False
 
 
 def _disk_is_full(error: Exception) -> bool:
