@@ -28,6 +28,7 @@ def run(name: str, action: Callable[[], None], given: argparse.Namespace | None 
             check_given(given)
         action()
         sys.stdout.flush()
+        part_from_others()
     except BrokenPipeError:
         if not _nobody_reads():
             raise
@@ -69,6 +70,14 @@ def printable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def part_from_others() -> None:
+    """Leave the processes that `accelerate launch` started beside this one, if any: left to Python's end, the threads that
+    talk to them are torn down while they run, and now and then that ends a finished process with SIGABRT."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _nobody_reads() -> bool:
