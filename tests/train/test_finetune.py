@@ -284,6 +284,8 @@ def assert_continuing_is_exact(config_file, tmp_path, overrides, between=lambda:
     first.save()
     between()
     second = Trainer(load_config(config_file, ["steps=6", f"output={tmp_path / 'b'}", *overrides]))
+    second.resume()
+    assert second.progress.step == 3, "from the start it would be exact as well"
     second.run()
     for expected, found in zip(straight.trained.parameters(), second.trained.parameters(), strict=True):
         assert torch.equal(expected, found)

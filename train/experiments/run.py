@@ -43,6 +43,7 @@ from train.experiments.trials import (
 )
 
 Run = Trial | Probe | AskedWhole | Decoded
+"""What a family is made of."""
 SCENES = {"type": "demo", "split": "train", "scenes": 6000, "seed": 1000}
 VALIDATION_SCENES = {"type": "demo", "split": "val", "scenes": 48, "seed": 0}
 TEST_SCENES = {"type": "demo", "split": "test", "scenes": 200, "seed": 0}
@@ -252,9 +253,7 @@ def main() -> None:
     run_all(wanted, options, Workspace(options.output, tuple(arguments.set)), arguments.minutes)
 
 
-def run_all(
-    wanted: list[Trial | Probe | AskedWhole | Decoded], options: Options, workspace: Workspace, minutes: float | None
-) -> None:
+def run_all(wanted: list[Run], options: Options, workspace: Workspace, minutes: float | None) -> None:
     """Do what is not done yet; several processes may share the work, each run is done by one."""
     started = time.monotonic()
     workspace.folder.mkdir(parents=True, exist_ok=True)

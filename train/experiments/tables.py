@@ -148,10 +148,12 @@ def mask_loss_table(results: Results) -> str:
     for world in (*registry.WORLD_NAMES, "demo"):
         for how in registry.LOSS:
             stem = registry.by_loss(world, how)
-            guided = _runs(seeds_of(results, stem))
-            plain = _runs(seeds_of(results, registry.decoded(stem, registry.VAE_DECODER)))
-            if guided and len(plain) == len(guided):
-                rows.append([world, how.label, len(guided), *_by_both(guided, plain, registry.SMALLEST.get(world))])
+            again = registry.decoded(stem, registry.VAE_DECODER)
+            pairs = [(name, name.replace(stem, again, 1)) for name in registry.seeds_of(results, stem)]
+            whole = [[results[one] for one in pair] for pair in pairs if pair[1] in results]
+            if whole:
+                guided, plain = map(_runs, zip(*whole, strict=True))
+                rows.append([world, how.label, len(whole), *_by_both(guided, plain, registry.SMALLEST.get(world))])
     smallest = ("smallest class, guided", "smallest class, VAE")
     return table(("world", "loss", "seeds", "guided", "VAE", "guided - VAE", *smallest, "false positives"), rows)
 
