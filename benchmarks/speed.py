@@ -223,11 +223,13 @@ def measure_training() -> dict:
 
 def training_step(networks, guided: bool) -> Work:
     """The end-to-end loss of a batch of one, and its gradients."""
+    from train.data.config import DataConfig
     from train.learning.loss import make_loss
     from train.settings.train_config import TrainConfig
 
     own = {"mask_decoder": {}} if guided else {}
-    config = TrainConfig(base="base", data="data", output="run", objective="end_to_end", **own)
+    data = DataConfig(validation=[{"type": "demo"}])  # never opened: the batch is random
+    config = TrainConfig(base="base", data=data, output="run", objective="end_to_end", **own)
     loss = make_loss(config, networks.vae, networks.alpha_bar, networks.config.prediction_type)
     modules = {"unet": networks.unet, "mask_decoder": networks.mask_decoder}
     batch = random_batch(networks.config.unet["cross_attention_dim"])

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
 
 import dev
 from benchmarks import speed
+from train.networks.bases import load_networks
+
+DEMO = Path(__file__).resolve().parents[2] / "digseg_nodes/models/digseg-demo.safetensors"
 
 
 def test_a_ratio_is_of_rounds_that_belong_together():
@@ -18,6 +24,17 @@ def test_works_take_turns_and_the_first_round_does_not_count():
     calls = []
     seconds = speed.timed({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
     assert calls == ["a", "b"] * 3 and {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_training_step_reaches_the_decoder_only_where_it_is_trained_along(guided, monkeypatch):
+    monkeypatch.setattr(speed, "SIDE", 64)
+    networks, reached = load_networks(DEMO), set()
+    for name in ("unet", "mask_decoder"):
+        first = next(getattr(networks, name).requires_grad_(True).parameters())
+        first.register_hook(lambda _, name=name: reached.add(name))
+    speed.training_step(networks, guided)()
+    assert reached == ({"unet", "mask_decoder"} if guided else {"unet"})
 
 
 def stand_in(monkeypatch, output, child) -> None:
