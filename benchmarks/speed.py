@@ -31,7 +31,7 @@ from tests.parity.builders import SCHEDULERS, reference_ddim  # noqa: E402
 
 MODELS = ROOT / "digseg_nodes" / "models"
 PROMPTS, PIPELINE_STEPS, SIDE, SMALL_SIDE, MANY = 8, 4, 256, 128, 64
-PHOTO, MEMORY_COUNTS = (1024, 1024), (1, 64)
+PHOTO, MEMORY_COUNTS = (1024, 1024), (8, 64)  # one chunk and eight, on a CPU
 SD21_ROUNDS, TRAINING_ROUNDS, SD21_GIB = 3, 3, 12
 THINGS = [f"{colour} {shape}" for colour in ("red", "blue", "green", "white") for shape in ("circle", "star", "square", "ring")]
 Work = Callable[[], object]
@@ -100,7 +100,7 @@ def pipeline(networks, photo, count: int) -> Work:
 
 
 def bare_calls(engine, photo, count: int) -> Work:
-    """The same network calls as `ours` with the guided decoder, one after the other, without anything around them."""
+    """The same network calls as `ours` with the guided decoder, as many items in each, without anything around them."""
     model, clip, vae = engine.model.model, engine.clip, engine.vae.first_stage_model
     decoder = engine.mask_decoder.patcher.model
     pixels = photo.movedim(-1, 1) * 2 - 1
@@ -110,10 +110,11 @@ def bare_calls(engine, photo, count: int) -> Work:
         words = [clip.encode_from_tokens(clip.tokenize(one.wordings[0], disable_weights=True)) for one in prompts(count)]
         image = vae.encode(pixels)
         features = decoder.photo_features(pixels)
-        for text in words:
-            x = torch.cat([torch.zeros_like(image), image * SCALING_FACTOR], 1)
-            latent = model.diffusion_model(x, timestep, context=text[:, :77])
-            decoder(latent, features).sigmoid()
+        x = torch.cat([torch.zeros_like(image), image * SCALING_FACTOR], 1)
+        for text in torch.cat(words)[:, :77].split(engine.sample_chunk(tuple(image.shape[2:]))):
+            latents = model.diffusion_model(x.expand(len(text), -1, -1, -1), timestep.expand(len(text)), context=text)
+            for latent in latents.split(1):
+                decoder(latent, features).sigmoid()
 
     return run
 
@@ -179,10 +180,12 @@ def sd21_networks():
 
 def measure_sd21(rounds: int) -> dict:
     """Ratios of a model of Stable Diffusion 2.1's size, and of two others that a user may pick instead."""
+    from digseg_nodes.core.engine import sampled_at_once_on_cpu
     from train.networks.engine import DiffusersEngine
 
     networks = sd21_networks()
-    engine, photo = DiffusersEngine(networks, batch_size=1), torch.rand(1, SIDE, SIDE, 3)
+    latent = SIDE // 8
+    engine, photo = DiffusersEngine(networks, sampled_at_once_on_cpu(latent, latent)), torch.rand(1, SIDE, SIDE, 3)
     with torch.inference_mode():
         works = {
             "guided": ours(engine, photo, PROMPTS, "guided"),
@@ -278,7 +281,8 @@ def measure_memory() -> dict:
     """Peak memory of many prompts over one chunk, beside the masks themselves, each in a process of its own."""
     few, many = (in_own_process("--count", str(count)) for count in MEMORY_COUNTS)
     text = (
-        f"demo model, photo of {PHOTO[0]} px, guided: what {MEMORY_COUNTS[1]} prompts add at most beside their masks, over one's"
+        f"demo model, photo of {PHOTO[0]} px, guided: what {MEMORY_COUNTS[1]} prompts add at most beside their masks, "
+        f"over {MEMORY_COUNTS[0]}, one chunk"
     )
     return {"peak_memory_64_prompts_over_1_chunk": ratio([many["added_mib"]], [few["added_mib"]], text)}
 

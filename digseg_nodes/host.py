@@ -50,7 +50,7 @@ from .core.checkpoint import (
 from .core.ddim import ddim_sample
 from .core.diffusers_folder import pipeline_folders
 from .core.draw import thumbnail
-from .core.engine import OnStep, Progress, halving
+from .core.engine import OnStep, Progress, halving, sampled_at_once_on_cpu
 from .core.file_names import safe_names
 from .core.foreign import describe_not_safetensors
 from .core.host_saved import METADATA_TENSOR, metadata_tensor
@@ -83,8 +83,8 @@ DATA_SETS = "digseg-data"
 DEFAULT_RESOLUTION = 512
 STOCK_SIGMA_MAX = 4519.0
 """Sigma at a zero-terminal-SNR end for the host's own samplers, its own constant: 1e6 would break Euler in fp32."""
-CPU_CHUNK, GPU_CHUNK = 1, 32
-"""U-Net items per call at most. One on a CPU: no slower there, and a mask is bit-identical however many are asked."""
+DECODE_CHUNK_CPU, GPU_CHUNK = 1, 32
+"""Masks per call at most. Decoding one at a time is no slower on a CPU."""
 _PROBES: WeakKeyDictionary[torch.nn.Module, Tensor] = WeakKeyDictionary()
 """What previews are read by, of every VAE in use."""
 _OTHER_PARTS = (
@@ -270,7 +270,7 @@ class HostMaskDecoder:
         """How many masks one call may decode in the memory that is free now."""
         device = self.patcher.load_device
         if mm.is_device_cpu(device):
-            return CPU_CHUNK
+            return DECODE_CHUNK_CPU
         each = self.patcher.model.bytes_per_mask(guide_size)
         return int(max(1, min(GPU_CHUNK, 0.7 * mm.get_free_memory(device) // each)))
 
@@ -592,7 +592,7 @@ def _cause(part: str, weights: dict[str, Tensor]) -> str:
 def chunk_size(model: ModelPatcher, latent_size: tuple[int, int]) -> int:
     """How many items [1,4,h,w] one U-Net call may take in the memory that is free now."""
     if mm.is_device_cpu(model.load_device):
-        return CPU_CHUNK
+        return sampled_at_once_on_cpu(*latent_size)
     free = getattr(model, "get_free_memory", mm.get_free_memory)(model.load_device)
     each = max(1, model.model.memory_required([1, LATENT_CHANNELS, *latent_size]))
     return int(max(1, min(GPU_CHUNK, 0.7 * max(0, free - model.model_size()) // each)))
@@ -601,7 +601,7 @@ def chunk_size(model: ModelPatcher, latent_size: tuple[int, int]) -> int:
 def decode_chunk_size(vae: VAE, latent_size: tuple[int, int]) -> int:
     """How many mask latents [1,4,h,w] one VAE decode may take in the memory that is free now."""
     if mm.is_device_cpu(vae.device):
-        return CPU_CHUNK
+        return DECODE_CHUNK_CPU
     each = max(1, vae.memory_used_decode((1, LATENT_CHANNELS, *latent_size), vae.vae_dtype))
     return int(max(1, min(GPU_CHUNK, 0.7 * mm.get_free_memory(vae.device) // each)))
 

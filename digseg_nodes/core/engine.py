@@ -14,6 +14,8 @@ from .checkpoint import CheckpointConfig
 from .schedule import DDIMSchedule
 
 OnStep = Callable[[int, Tensor], None]
+CPU_CELLS, CPU_ITEMS = 8192, 8
+"""Latent cells and items in one U-Net call on a CPU (`dev.py bench speed`; docs/performance.md)."""
 
 
 def show_nothing(_done: int, _total: int, _preview: Image.Image | None) -> None:
@@ -117,6 +119,11 @@ class Engine(Protocol):
 
 
 Items = TypeVar("Items", Tensor, list)
+
+
+def sampled_at_once_on_cpu(height: int, width: int) -> int:
+    """How many latents of this size one U-Net call takes on a CPU: with small ones it waits for the weights, not for them."""
+    return max(1, min(CPU_ITEMS, CPU_CELLS // (height * width)))
 
 
 def halving(

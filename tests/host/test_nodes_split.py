@@ -331,3 +331,16 @@ def test_text_of_another_width_is_refused(client, checkpoint, host, photo, monke
     graph.prompt["70"] = node("DiGSegCheckpointLoader", checkpoint=name)
     with pytest.raises(RunError, match=r"96 numbers wide, this DiGSeg model reads 64"):
         client.run(graph.set(SEGMENT, clip=["70", 1]).one_only)
+
+
+def test_a_mask_is_the_same_however_many_prompts_share_its_call(client, checkpoint, photo):
+    """Up to a grey level of 255: matrix products of another size round differently (docs/reliability.md)."""
+    names = ["red circle", *(f"thing {number}" for number in range(9))]  # on a CPU more than one U-Net call
+    alone, among = (
+        client.run(Steps(checkpoint, photo, "\n".join(asked)).set(PICK, names="red circle").one_only)
+        for asked in (names[:1], names)
+    )
+    one, other = (shown(client, run, PICK).astype(int) for run in (alone, among))
+    assert one.shape == other.shape
+    assert one.max() > one.min()
+    assert np.abs(one - other).max() <= 1
