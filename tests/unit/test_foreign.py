@@ -29,6 +29,7 @@ FOREIGN = {
     "ControlNet": ({"control_model.input_blocks.0.0.weight": conv(4)}, "ControlNet", "DiGSeg checkpoint is needed"),
     "VAE": ({"encoder.down_blocks.0.resnets.0.conv1.weight": torch.zeros(1)}, "a VAE", "Load VAE"),
     "LDM VAE": ({"decoder.up.0.block.0.conv1.weight": torch.zeros(1)}, "a VAE", "Load VAE"),
+    "whole VAE": ({"first_stage_model.quant_conv.weight": torch.zeros(1)}, "a VAE", "Load VAE"),
     "CLIP": ({"text_model.encoder.layers.0.self_attn.q_proj.weight": torch.zeros(1)}, "text encoder", "Load CLIP"),
     "CLIP, new names": ({"encoder.layers.0.self_attn.q_proj.weight": torch.zeros(1)}, "text encoder", "Load CLIP"),
     "depth model": ({"depth_head.scratch.weight": torch.zeros(1)}, "knows no text", "DiGSeg checkpoint is needed"),

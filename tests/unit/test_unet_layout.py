@@ -21,6 +21,13 @@ def test_stable_diffusion_layouts():
     assert second["context_dim"] == 1024
 
 
+def test_transformer_blocks_differ_by_level():
+    layout, _ = host_layout({**SD15, "transformer_layers_per_block": [1, 2, 3, 4]})
+    assert layout["transformer_depth"] == [1, 1, 2, 2, 3, 3, 0, 0]
+    assert layout["transformer_depth_output"] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 0, 0, 0]
+    assert layout["transformer_depth_middle"] == 4
+
+
 def test_heads_uneven_in_count_and_width():
     assert host_layout({**SD15, "attention_head_dim": [5, 5, 10, 20]})[1]
     assert head_counts({**SD15, "attention_head_dim": [5, 5, 10, 20]}) == [5, 5, 10, 20]
