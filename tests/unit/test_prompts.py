@@ -24,6 +24,7 @@ from digseg_nodes.core.prompts import Prompt, excluded_names, note_on_separators
         ("e\u0301te\u0301", Prompt("été", ("été",))),
         ("红，蓝", Prompt("红，蓝", ("红，蓝",))),  # noqa: RUF001
         ("a, b and c", Prompt("a, b and c", ("a, b and c",))),
+        ("car: van: small, sedan", Prompt("car", ("car", "van: small", "sedan"))),
     ],
 )
 def test_one_line(line, expected):
