@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -34,15 +35,18 @@ from digseg_nodes.core.prompts import parse_prompts  # noqa: E402
 from train.demo.world import DemoWorld  # noqa: E402
 
 CHECKPOINT = ROOT / "digseg_nodes" / "models" / "digseg-demo.safetensors"
-BATCH, LEARNING_RATE = 8, 5e-4
+BATCH, CROP, LEARNING_RATE = 8, 64, 5e-4
 
 
 def pictures(world: DemoWorld, numbers: range) -> torch.Tensor:
-    """Photos and one mask of each of these scenes, [2N,3,S,S] in [-1,1]."""
+    """A crop of the photo and of one mask of each of these scenes, [2N,3,CROP,CROP] in [-1,1]."""
     found = []
-    for scene in map(world.sample, numbers):
-        mask = torch.from_numpy(next(iter(scene.masks.values()))).float()
-        found += [torch.from_numpy(scene.image).permute(2, 0, 1) / 255, mask.expand(3, -1, -1)]
+    for number in numbers:
+        scene, rng = world.sample(number), np.random.default_rng(number)
+        top, left = (int(rng.integers(side - CROP + 1)) for side in scene.image.shape[:2])
+        mask = torch.from_numpy(scene.masks[rng.choice(sorted(scene.masks))]).float()
+        for picture in (torch.from_numpy(scene.image).permute(2, 0, 1) / 255, mask.expand(3, -1, -1)):
+            found.append(picture[:, top : top + CROP, left : left + CROP])
     return torch.stack(found) * 2 - 1
 
 
