@@ -1,6 +1,6 @@
 """TAESD wired as `vae`: whether it opens, and what its masks lose against the VAE's.
 
-python benchmarks/taesd.py [--steps 600] [--scenes 40] --report F
+python benchmarks/taesd.py [--steps 500] [--scenes 40] --report F
 
 The published TAESD belongs to Stable Diffusion's latents, so one of its architecture (ComfyUI's own class) is trained here for
 the bundled demo's VAE, on pictures and masks of scenes that are not scored. It then goes where a user would put it: ComfyUI's VAE
@@ -110,7 +110,7 @@ def scored(soft: torch.Tensor, scene) -> list[float]:
 def main() -> None:
     """Train, open, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--report", type=Path, required=True)
     arguments = parser.parse_args()
