@@ -84,7 +84,7 @@ DEFAULT_RESOLUTION = 512
 STOCK_SIGMA_MAX = 4519.0
 """Sigma at a zero-terminal-SNR end for the host's own samplers, its own constant: 1e6 would break Euler in fp32."""
 DECODE_CHUNK_CPU, GPU_CHUNK = 1, 32
-"""Masks per call at most. Decoding one at a time is no slower on a CPU."""
+"""Masks that one decode takes on a CPU, where more at a time are no faster; masks or U-Net items in a call on a GPU at most."""
 _PROBES: WeakKeyDictionary[torch.nn.Module, Tensor] = WeakKeyDictionary()
 """What previews are read by, of every VAE in use."""
 _OTHER_PARTS = (

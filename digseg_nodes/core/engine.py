@@ -122,7 +122,7 @@ Items = TypeVar("Items", Tensor, list)
 
 
 def sampled_at_once_on_cpu(height: int, width: int) -> int:
-    """How many latents of this size one U-Net call takes on a CPU: with small ones it waits for the weights, not for them."""
+    """How many latents of this size one U-Net call takes on a CPU: small ones leave it waiting for its weights from memory."""
     return max(1, min(CPU_ITEMS, CPU_CELLS // (height * width)))
 
 

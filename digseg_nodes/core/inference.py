@@ -192,7 +192,7 @@ def sample_masks(
     """Mask latents for every frame and prompt, in chunks that fit the free memory.
 
     The latents of a prompt's wordings and of the ensemble's noises are averaged (3.7). Noise depends on seed and member alone,
-    so a mask never depends on what else was asked for.
+    so a mask never depends on what else was asked for, but for rounding in calls of another size (1e-5).
     """
     config = engine.config
     _check_width(prompts, config)

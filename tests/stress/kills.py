@@ -15,7 +15,7 @@ if not __package__:
 from tests.stress.campaign import options, report
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS_A_KILL, MOST_KILLS, STRAIGHT = 25, 52, 120
+SECONDS_A_KILL, MOST_KILLS, STRAIGHT = 25, 50, 120
 MODES = {
     "cached": (),
     "encoded at every step": ("cache_latents=false", "workers=1"),
@@ -36,7 +36,7 @@ def main() -> int:
     """As many kills as the time allows, shared out over the modes."""
     arguments = options(__doc__, minutes=20)
     each = 60 * arguments.minutes / len(MODES)
-    kills = int(max(1, min(MOST_KILLS / len(MODES), (each - STRAIGHT) // SECONDS_A_KILL)))
+    kills = int(max(1, min(-(-MOST_KILLS // len(MODES)), (each - STRAIGHT) // SECONDS_A_KILL)))
     with tempfile.TemporaryDirectory() as name:
         found = {
             mode: kill_one_mode(words, kills, arguments.seed + number, Path(name) / f"{number}.json")

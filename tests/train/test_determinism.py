@@ -60,7 +60,7 @@ def expected(networks, photo):
         ("more", {"names": (*NAMES, "white cross", "black heart")}),
     ],
 )
-def test_masks_are_bit_identical_whatever_is_asked_beside_them(what, change, networks, photo, expected):
+def test_with_one_mask_in_a_call_they_are_bit_identical_whatever_is_asked_beside_them(what, change, networks, photo, expected):
     found = masks(networks, photo, change.get("names", NAMES))
     assert all(torch.equal(found[name], expected[name]) for name in found if name in expected), what
 
@@ -69,6 +69,18 @@ def test_masks_are_bit_identical_whatever_is_asked_beside_them(what, change, net
 def test_masks_do_not_depend_on_how_many_share_a_call(batch, decodes, networks, photo, expected):
     found = masks(networks, photo, NAMES, batch, decodes)
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) <= ROUNDING
+
+
+@pytest.mark.parametrize("names", [NAMES[::-1], NAMES[2:3], (*NAMES, "white cross", "black heart")])
+def test_with_eight_in_a_call_they_are_equal_but_for_rounding(names, networks, photo, expected):
+    found = masks(networks, photo, names, batch=8)
+    assert max(float((found[name] - expected[name]).abs().max()) for name in found if name in expected) <= ROUNDING
+
+
+def test_a_frame_in_a_call_of_eight_has_the_mask_it_has_alone(networks, photo):
+    both = masks(networks, photo, NAMES, batch=8)
+    alone = [masks(networks, photo[number : number + 1], NAMES, batch=8) for number in range(len(photo))]
+    assert max(float((both[name][n] - alone[n][name][0]).abs().max()) for name in both for n in range(len(photo))) <= ROUNDING
 
 
 def test_a_frame_has_the_mask_it_has_alone(networks, photo, expected):
