@@ -39,12 +39,12 @@ def test_a_reader_who_has_had_enough_ends_a_command_without_a_word():
 def test_processes_started_together_part_at_the_end():
     """Otherwise one that has done its work may still end with SIGABRT."""
     action = "from accelerate import PartialState\ndef work():\n PartialState(cpu=True).wait_for_everyone()"
-    after = "import torch.distributed as d\nrun('x', work)\nprint('parted', not d.is_initialized())"
+    after = "import torch.distributed as d\nrun('x', work)\nprint(f'parted: {not d.is_initialized()}')  # in one piece"
     code = f"from train.settings.command import run\n{action}\n{after}"
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([*line, sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.count("parted True")) == (0, 2), done.stderr
+    assert (done.returncode, done.stdout.count("parted: True")) == (0, 2), done.stderr
 
 
 def test_another_broken_pipe_is_not_taken_for_the_readers():
