@@ -160,6 +160,18 @@ def test_loss_minds_neither_unknown_pixels_nor_their_truth():
     assert mask_loss(torch.full((1, 8, 8), -30.0), torch.zeros(1, 8, 8)) < 1e-4
 
 
+def test_focal_loss_is_the_published_one_and_stays_finite():
+    truth = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
+    logits = torch.tensor([[[4.0, -1.0, -4.0, 1.0]]])
+    assert mask_loss(logits, truth, focal=0.0) == mask_loss(logits, truth)
+    p = torch.sigmoid(logits * (truth * 2 - 1))  # what the truth gets
+    dice = mask_loss(logits, truth) - torch.mean(-p.log())
+    assert torch.allclose(mask_loss(logits, truth, focal=2.0), torch.mean((1 - p) ** 2 * -p.log()) + dice, atol=1e-6)
+    certain = torch.full((1, 1, 4), 40.0).mul(truth * 2 - 1).requires_grad_()
+    (slope,) = torch.autograd.grad(mask_loss(certain, truth, focal=0.5), certain)
+    assert torch.isfinite(slope).all()
+
+
 def test_repainted_photos_keep_their_range_and_their_edges():
     photo = torch.zeros(3, 8, 8)
     photo[:, :, 4:] = torch.tensor([0.9, 0.2, 0.4]).view(3, 1, 1)

@@ -37,6 +37,8 @@ def test_masks_train_the_unet_only_when_asked_to(config_file):
     through = gradients(config_file, *MASK)
     assert all(torch.equal(alone[name], beside[name]) for name in alone)
     assert not torch.allclose(alone["conv_in.weight"], through["conv_in.weight"], rtol=1e-2)
+    focal = gradients(config_file, *MASK, "mask_decoder.focal=2")
+    assert not torch.allclose(focal["conv_in.weight"], through["conv_in.weight"], rtol=1e-2)
 
 
 @pytest.mark.timeout(300)

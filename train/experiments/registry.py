@@ -122,6 +122,15 @@ LOSS = (
     Variant("mask", "of the decoder's mask, with the latent's", {"end_to_end": {"loss": "mask"}, "mask_decoder": {}}),
 )
 """What the U-Net learns from, where a mask decoder is trained along."""
+SMALL_THINGS = (
+    Variant("mask-focal", "of the mask; focal, exponent 2", {"end_to_end": {"loss": "mask"}, "mask_decoder": {"focal": 2}}),
+    Variant("mask-balanced", "of the mask; all classes equally often", LOSS[1].settings | {"sampling.balance": 1.0}),
+    Variant(
+        "mask-crops", "of the mask; cut around small things too", LOSS[1].settings | {"augment.variants": 2, "augment.crop": 0.5}
+    ),
+)
+"""What may help the smallest class, on top of the loss on the mask."""
+SMALL_THINGS_WORLD = "fields"
 VAE_DECODER = "vae"
 """The decoder that the runs of LOSS are scored with once more."""
 WORLD_NAMES = ("cells", "fields")

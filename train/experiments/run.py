@@ -165,9 +165,12 @@ def shapes(options: Options) -> list[Trial | AskedWhole]:
 
 
 def mask_loss(options: Options) -> list[Trial | Decoded]:
-    """The loss on the decoder's mask against the latent's, equal steps, with both decoders: the two worlds, and the demo's."""
+    """The loss on the decoder's mask against the latent's, equal steps, with both decoders: the two worlds, and the demo's; on
+    the fields also what may help small things."""
     runs: list[Trial | Decoded] = []
-    for seed, how, world in product(options.seeds, registry.LOSS, (*WORLDS, "demo")):
+    for seed, how, world in product(options.seeds, (*registry.LOSS, *registry.SMALL_THINGS), (*WORLDS, "demo")):
+        if how in registry.SMALL_THINGS and world != registry.SMALL_THINGS_WORLD:
+            continue
         stem = registry.by_loss(world, how)
         if world == "demo":
             one = demo_trial(options, how, seed, SCENES_OF_MASK_LOSS)

@@ -146,7 +146,7 @@ def mask_loss_table(results: Results) -> str:
     """The loss on the mask against the latent's: mIoU by both decoders, the smallest things apart."""
     rows = []
     for world in (*registry.WORLD_NAMES, "demo"):
-        for how in registry.LOSS:
+        for how in (*registry.LOSS, *registry.SMALL_THINGS):
             stem = registry.by_loss(world, how)
             again = registry.decoded(stem, registry.VAE_DECODER)
             pairs = [(name, name.replace(stem, again, 1)) for name in registry.seeds_of(results, stem)]

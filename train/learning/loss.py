@@ -12,7 +12,7 @@ from train.latents.batches import Batch
 from train.learning.mask_loss import mask_loss
 from train.learning.objective import add_noise, diffusion_target, min_snr_weights, weighted_mse
 from train.networks.bases import call_unet, decode_latents, scaling
-from train.settings.train_config import EndToEnd, TrainConfig
+from train.settings.train_config import EndToEnd, MaskDecoding, TrainConfig
 
 Loss = Callable[[Mapping[str, nn.Module], Batch], Tensor]
 """(the trained networks by name, batch) -> scalar."""
@@ -33,7 +33,7 @@ def make_loss(config: TrainConfig, vae, alpha_bar: Tensor, prediction_type: str)
     if config.mask_decoder is None:
         loss = partial(end_to_end_loss, kind=settings.loss, pixel_weight=settings.pixel_weight, **parts)
         return lambda networks, batch: loss(networks["unet"], batch)
-    return partial(guided_loss, settings=settings, noise=config.mask_decoder.noise, **parts)
+    return partial(guided_loss, settings=settings, decoding=config.mask_decoder, **parts)
 
 
 def diffusion_loss(unet, batch: Batch, *, alpha_bar: Tensor, prediction_type: str, gamma: float | None) -> Tensor:
@@ -57,17 +57,17 @@ def guided_loss(
     alpha_bar: float,
     prediction_type: str,
     settings: EndToEnd,
-    noise: float,
+    decoding: MaskDecoding,
 ) -> Tensor:
     """The U-Net's loss plus that of the guided mask decoder on its predictions, which are detached unless `settings.loss` is
     "mask": then the decoder's error goes back into the U-Net, with `settings.anchor` times the latent's beside it. Scalar."""
     clean = _predicted(networks["unet"], batch, alpha_bar, prediction_type)
     if settings.loss == "mask":
         return settings.anchor * weighted_mse(clean, batch.mask, valid=batch.valid) + _decoder_loss(
-            networks, clean, batch, vae, noise
+            networks, clean, batch, vae, decoding
         )
     own = _latent_or_pixel_loss(clean, batch, vae, settings.loss, settings.pixel_weight)
-    return own + _decoder_loss(networks, clean.detach(), batch, vae, noise)
+    return own + _decoder_loss(networks, clean.detach(), batch, vae, decoding)
 
 
 def _predicted(unet, batch: Batch, alpha_bar: float, prediction_type: str) -> Tensor:
@@ -84,12 +84,12 @@ def _latent_or_pixel_loss(clean: Tensor, batch: Batch, vae, kind: str, pixel_wei
     return pixel if kind == "pixel" else latent + pixel_weight * pixel
 
 
-def _decoder_loss(networks: Mapping[str, nn.Module], clean: Tensor, batch: Batch, vae, noise: float) -> Tensor:
+def _decoder_loss(networks: Mapping[str, nn.Module], clean: Tensor, batch: Batch, vae, decoding: MaskDecoding) -> Tensor:
     """The mask decoder's error on the batch's window of the scaled latents, with a little noise on them."""
     top, left, height, width = batch.window
-    shown = (clean + noise * batch.jitter)[..., top : top + height, left : left + width] / scaling(vae)
+    shown = (clean + decoding.noise * batch.jitter)[..., top : top + height, left : left + width] / scaling(vae)
     logits = networks["mask_decoder"](shown, batch.photo)
-    return mask_loss(logits, batch.outline, batch.known)
+    return mask_loss(logits, batch.outline, batch.known, decoding.focal)
 
 
 def pixel_loss(vae, clean: Tensor, batch: Batch) -> Tensor:

@@ -73,12 +73,14 @@ class MaskDecoding(Strict):
     lr: its own learning rate. guide: the photo is shown at up to so many times the resolution. noise: standard deviation of
     what is added to the latents. colour: how far the photo's colours are moved. widths, blocks: its shape, as in
     core/mask_decoder.MaskDecoderConfig; left out, the base's decoder is trained further, or one of the default shape made.
+    focal: exponent by which pixels that are right already count less in its cross-entropy; 0: all alike.
     """
 
     lr: Annotated[float, Field(gt=0)] = 1e-3
     guide: whole(1, 4, "the decoder is shown as many pixels at every size, so few latent pixels are left of larger ones") = 1
     noise: Annotated[float, Field(ge=0)] = 0.1
     colour: Share = 0.2
+    focal: Annotated[float, Field(ge=0, le=5)] = 0.0
     widths: Annotated[list[Annotated[int, Field(ge=4, le=WIDEST)]], Field(min_length=LEVELS, max_length=LEVELS)] | None = None
     blocks: whole(0, DEEPEST, "more see no further than the picture") | None = None
 
