@@ -117,17 +117,16 @@ PHOTO_SHAPES = (
 """What becomes of photos that are not square."""
 ASKED_WHOLE = Variant("square-asked-whole", "trained on squares, asked without padding (as before `photo_shape`)")
 """The square training once more, on photos as they are."""
+ON_MASK = {"end_to_end": {"loss": "mask"}, "mask_decoder": {}}
 LOSS = (
     Variant("latent", "of the latent; decoder trained beside it", {"end_to_end": {"loss": "latent"}, "mask_decoder": {}}),
-    Variant("mask", "of the decoder's mask, with the latent's", {"end_to_end": {"loss": "mask"}, "mask_decoder": {}}),
+    Variant("mask", "of the decoder's mask, with the latent's", ON_MASK),
 )
 """What the U-Net learns from, where a mask decoder is trained along."""
 SMALL_THINGS = (
-    Variant("mask-focal", "of the mask; focal, exponent 2", {"end_to_end": {"loss": "mask"}, "mask_decoder": {"focal": 2}}),
-    Variant("mask-balanced", "of the mask; all classes equally often", LOSS[1].settings | {"sampling.balance": 1.0}),
-    Variant(
-        "mask-crops", "of the mask; cut around small things too", LOSS[1].settings | {"augment.variants": 2, "augment.crop": 0.5}
-    ),
+    Variant("mask-focal", "of the mask; focal, exponent 2", ON_MASK | {"mask_decoder": {"focal": 2}}),
+    Variant("mask-balanced", "of the mask; all classes equally often", ON_MASK | {"sampling.balance": 1.0}),
+    Variant("mask-crops", "of the mask; cut around small things too", ON_MASK | {"augment": {"variants": 2, "crop": 0.5}}),
 )
 """What may help the smallest class, on top of the loss on the mask."""
 SMALL_THINGS_WORLD = "fields"
