@@ -101,13 +101,13 @@ class Sheet:
 
     @contextmanager
     def column(self, title: str, kind: str, width: int = 320):
-        """Nodes added in this block stand below one another in a group, notes on top; below one that grows there is room."""
+        """Nodes added in this block stand below one another in a group, notes on top; below each there is room for its growth."""
         first, self.width = len(self.nodes), width
         yield
         nodes, y = sorted(self.nodes[first:], key=lambda node: node["type"] != NOTE), self.top + GROUP_TITLE
         for node in nodes:
             node["pos"] = [self.x + PAD, y + TITLE]
-            y += node["size"][1] + GAP_Y + TITLE / 2 + (_growth(node) if node is not nodes[-1] else 0)
+            y += node["size"][1] + GAP_Y + TITLE / 2 + growth(node)
         box = [self.x, self.top, width + 2 * PAD, y - GAP_Y + PAD - self.top]
         self.groups.append(
             {
@@ -238,7 +238,7 @@ def _height(kind: str, known: dict, widgets: list[str], content: dict) -> int:
     return rows + (PICTURE if kind in PICTURE_NODES else TEXT_BOX if kind == "PreviewAny" else 0)
 
 
-def _growth(node: dict) -> int:
-    """Pixels to leave below a node for what the newer renderer makes of it."""
+def growth(node: dict) -> int:
+    """Pixels by which the newer renderer makes a node of a graph higher than its saved size."""
     picture = PICTURE_GROWTH if node["type"] in PICTURE_NODES else 0
     return FOOTER + ROW_GROWTH * len(node.get("widgets_values", ())) + picture if node["type"] != NOTE else 0

@@ -21,6 +21,7 @@ import dev
 from tools import demo
 from tools.api import to_prompt
 from tools.graphs import AERIAL, AERIAL_TEXT, BIG, CLIP_TEXT, PAINT, PAINTING, SCENE, THINGS
+from tools.layout import growth
 from train.data.config import load_data
 from train.data.folder import FolderSource
 
@@ -86,11 +87,18 @@ def test_every_graph_has_a_thumbnail_notes_groups_and_no_overlap(name):
         assert min(thumbnail.size) >= 256
     assert (FOLDER / f"{name}.jpg").stat().st_size < 150_000
     assert [node for node in graph["nodes"] if node["type"] == "MarkdownNote"] and len(graph["groups"]) >= 3
-    boxes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
+    boxes = [(*node["pos"], node["size"][0], node["size"][1] + growth(node)) for node in graph["nodes"]]  # as large as they get
     for i, (ax, ay, aw, ah) in enumerate(boxes):
         for bx, by, bw, bh in boxes[:i]:
             apart = ax >= bx + bw or bx >= ax + aw or ay - 30 >= by + bh or by - 30 >= ay + ah
             assert apart, f"{graph['nodes'][i]['type']} lies over another node"
+        around = [box for box in (group["bounding"] for group in graph["groups"]) if inside((ax, ay, aw, ah), box)]
+        assert len(around) == 1, f"{graph['nodes'][i]['type']} is in {len(around)} groups"
+
+
+def inside(node: tuple, group: list) -> bool:
+    """Whether a node, (x, y, width, height), is wholly within a group's frame."""
+    return all(group[k] <= node[k] and node[k] + node[k + 2] <= group[k] + group[k + 2] for k in (0, 1))
 
 
 @pytest.mark.parametrize("name", NAMES)
