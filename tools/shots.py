@@ -42,7 +42,10 @@ QUIET = {
     "Comfy.Workflow.Persist": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
     "LiteGraph.Canvas.MinFontSizeForLOD": 0,
+    "Comfy.VueNodes.Enabled": False,
+    "Comfy.ColorPalette": "dark",
 }
+"""Of the page; the last two because ComfyUI keeps what an earlier call had set."""
 READY = "() => !!(window.app && window.app.graph && window.LiteGraph && LiteGraph.registered_node_types['DiGSegSegment'])"
 BOUNDS = """() => {
     const bounds = [Infinity, Infinity, -Infinity, -Infinity];
