@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 LONGEST = 120
 """Bytes of a made name in UTF-8; file systems take 255, and suffixes and temporary names come on top."""
+LONGEST_PREFIX = 1000
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -27,6 +28,15 @@ def safe_names(names: Sequence[str], identities: Sequence[str] | None = None) ->
         stem if met[_folded(stem)] == 1 and len(stem.encode()) <= LONGEST else _marked(stem, identity)
         for stem, identity in zip(stems, identities or names, strict=True)
     ]
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises ValueError for a text that cannot be the beginning of files' paths: NUL, parts or the whole too long."""
+    if "\0" in prefix or len(prefix) > LONGEST_PREFIX or any(len(part.encode()) > LONGEST for part in re.split(r"[/\\]", prefix)):
+        raise ValueError(
+            f"The file name {prefix[:60]!r} cannot be used; names of folders and files have up to {LONGEST} bytes, all of them "
+            f"{LONGEST_PREFIX} letters, none of them NUL."
+        )
 
 
 def word_names(names: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ from .encoded import EncodedImage, EncodedPrompts, MaskLatent, MaskSource
 from .engine import Engine, Progress, halving
 from .preview import MaskPreview
 from .prompts import Prompt, excluded_names
+from .wired import check_picture, check_sigmas
 
 RESOLUTIONS = (32, 4096)
 """Longest sides in pixels, from and to, that a network is asked to look at."""
@@ -63,8 +64,7 @@ class SamplerSettings:
         """The noise levels to visit on a checkpoint's scheduler."""
         if self.sigmas is None:
             return schedule.ddim_schedule(config.scheduler, self.steps or config.default_steps)
-        if len(self.sigmas) < 2:
-            raise ValueError("The SIGMAS are empty; at least one step is needed. Use DiGSeg Scheduler.")
+        check_sigmas(self.sigmas)
         sigmas = self.sigmas.double().cpu()
         return schedule.DDIMSchedule(list(range(len(sigmas) - 1)), sigmas[:-1], sigmas[1:])
 
@@ -131,16 +131,7 @@ def segment_workload(
 
 def check_image(image: Tensor, settings: ImageSettings) -> None:
     """Raises ValueError for an image, tile or resolution that cannot be encoded; before any work begins."""
-    if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
-        found = f"has the shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"is a {type(image).__name__}"
-        raise ValueError(
-            f"The image {found}; frames x height x width x 1, 3 or 4 channels is expected, none of them empty. "
-            "Connect the IMAGE of a node like Load Image."
-        )
-    if image.layout is not torch.strided or not image.is_floating_point() or not torch.isfinite(image).all():
-        found = "values that are no numbers (NaN or infinite)" if image.is_floating_point() else f"{image.dtype} values"
-        found = found if image.layout is torch.strided else "a sparse tensor"
-        raise ValueError(f"The image holds {found}; numbers from 0 to 1 are expected. Look at the node it comes from.")
+    check_picture(image)
     if settings.tile < 0 or 0 < settings.tile < SMALLEST_TILE:
         raise ValueError(
             f"Tiles of {settings.tile} pixels are too small to show anything; use {SMALLEST_TILE} or more, or 0 for none."

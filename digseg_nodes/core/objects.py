@@ -15,6 +15,7 @@ from torch import Tensor
 from .choices import check_choice
 from .masks import EMPTY_MASK, IF_EMPTY, SKIP, WHOLE_PICTURE, Choice
 
+MOST_OBJECTS = 5000
 SORTS = ("size", "score", "left", "top", "centre")
 CONNECTIVITIES = ("8", "4")
 
@@ -81,7 +82,17 @@ def split_objects(choice: Choice, settings: ObjectSettings) -> list[FoundObject]
         for frame in range(len(soft)):
             values = soft[frame].detach().float().cpu().numpy()
             objects += _split(values, hard[frame].cpu().numpy() > 0, label, frame, settings)
+            check_count(len(objects))
     return sorted(objects, key=lambda item: item.frame)  # stable: within a frame the prompts' order stays
+
+
+def check_count(count: int) -> None:
+    """Raises ValueError for more objects than masks of them can be had."""
+    if count > MOST_OBJECTS:
+        raise ValueError(
+            f"There are {count} objects or more; {MOST_OBJECTS} at most are given, since each is a mask of the whole picture. "
+            "Raise smallest, or set keep."
+        )
 
 
 def _split(soft: np.ndarray, hard: np.ndarray, label: str, frame: int, settings: ObjectSettings) -> list[FoundObject]:

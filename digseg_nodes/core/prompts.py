@@ -92,6 +92,8 @@ def parse_line(line: str, number: int = 1) -> Prompt:
     name, *rest = _COLON.split(line, maxsplit=1)
     name = tidy(name)
     synonyms = [tidy(synonym) for synonym in _COMMA.split(rest[0])] if rest else []
+    if not name and excluded and not rest:
+        raise ValueError(f"Line {number} is a minus sign alone. Write behind it what to take away: -eyes")
     if not name:
         raise ValueError(f"Line {number} ({line!r}) has no name before the colon. Write: name: synonym, synonym")
     wordings = dict.fromkeys([name, *(s for s in synonyms if s)])

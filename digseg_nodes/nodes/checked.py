@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..core.encoded import EncodedImage, EncodedPrompts
 from ..core.masks import Masks
+from ..core.wired import check_conditioning, check_latent, check_picture, check_sampler, check_sigmas
 from .types import DigsegImage, DigsegMasks, DigsegPrompts
 
 OWN_TYPES = {
@@ -17,6 +18,14 @@ OWN_TYPES = {
     DigsegImage.io_type: (EncodedImage, "DIGSEG_IMAGE of DiGSeg Encode Image"),
     DigsegPrompts.io_type: (EncodedPrompts, "DIGSEG_PROMPTS of DiGSeg Text Prompts"),
 }
+HOST_TYPES = {
+    "IMAGE": check_picture,
+    "LATENT": check_latent,
+    "SIGMAS": check_sigmas,
+    "SAMPLER": check_sampler,
+    "CONDITIONING": check_conditioning,
+}
+"""ComfyUI's own types, and what raises ValueError for a value that is none of them."""
 FILE_LISTS = ("checkpoint", "lora")
 """Lists of files, which host.py looks up afresh."""
 LONGEST_TEXT = 1_000_000
@@ -39,6 +48,8 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
 def check_value(one: io.Input, value: object) -> None:
     """Raises ValueError for a value that the input `one` does not allow."""
+    if check := HOST_TYPES.get(one.get_io_type()):
+        check(value)
     expected = _expected(one, value)
     if expected:
         found = repr(value) if isinstance(value, str | Real) or value is None else f"a {type(value).__name__}"

@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from .. import host
 from ..core import draw, label_maps, metrics
 from ..core import masks as mask_ops
+from ..core.file_names import check_prefix
 from ..core.prompts import parse_thresholds
 from . import types
 from .schema import schema
@@ -71,6 +72,7 @@ class DiGSegSemanticMap(io.ComfyNode):
     def execute(
         cls, masks: Masks, threshold: float, class_thresholds: str, opacity: float, legend: bool, save_prefix: str
     ) -> io.NodeOutput:
+        check_prefix(save_prefix)
         limits = parse_thresholds(class_thresholds, masks.names, masks.threshold_or(threshold))
         ids = mask_ops.semantic_map(masks.soft, torch.tensor(limits))
         shares = [float((ids == k + 1).float().mean()) for k in range(len(masks.names))]

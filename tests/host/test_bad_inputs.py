@@ -27,6 +27,14 @@ MAKE = {
     "inf image": lambda: torch.full((1, 64, 64, 3), float("inf")), "bytes": lambda: torch.zeros(1, 64, 64, 3, dtype=torch.uint8),
     "no batch": lambda: torch.zeros(64, 64, 3), "no frames": lambda: torch.zeros(0, 64, 64, 3),
     "no height": lambda: torch.zeros(1, 0, 64, 3), "five channels": lambda: torch.zeros(1, 64, 64, 5),
+    "two channels": lambda: torch.zeros(1, 64, 64, 2), "sparse mask": lambda: torch.zeros(1, 64, 64).to_sparse(),
+    "nan mask": lambda: torch.full((1, 64, 64), float("nan")), "byte mask": lambda: torch.full((1, 64, 64), 200, dtype=torch.uint8),
+    "noise mask": lambda: (torch.rand(1, 256, 256, generator=torch.Generator().manual_seed(0)) > 0.6).float(),
+    "no samples": lambda: {"noise_mask": None}, "list samples": lambda: {"samples": [1]},
+    "video latent": lambda: {"samples": torch.zeros(1, 4, 1, 8, 8)}, "nan latent": lambda: {"samples": torch.full((1, 4, 8, 8), float("nan"))},
+    "sparse latent": lambda: {"samples": torch.zeros(1, 4, 8, 8).to_sparse()},
+    "flat sigmas": lambda: torch.ones(2, 2), "no sigmas": lambda: torch.zeros(2), "rising sigmas": lambda: torch.tensor([5.0, 0, 1, 0]),
+    "nan sigmas": lambda: torch.tensor([float("nan"), 0]), "negative sigmas": lambda: torch.tensor([3.0, -1.0]),
     "latent": lambda: {"samples": torch.zeros(1, 4, 8, 8)}, "tensor": lambda: torch.zeros(3),
 }
 
@@ -117,9 +125,94 @@ def test_an_odd_value_is_named(odd_client, odd_graph, at, name, kind, words):
     assert "Traceback" not in str(refused.value)
 
 
+IMAGE_KINDS = (*IMAGES, "one", "two channels")
+MASK_WORDS = {
+    "sparse mask": "a sparse tensor",
+    "nan mask": "no numbers",
+    "byte mask": "uint8 values",
+    "text": "is a str",
+    "dict": "is a dict",
+}
+SIGMA_WORDS = {
+    "one": "SIGMAS is a int", "list": "SIGMAS is a list", "text": "SIGMAS is a str", "flat sigmas": "SIGMAS has the shape",
+    "no sigmas": "begin above 0", "rising sigmas": "never rise", "nan sigmas": "no numbers", "negative sigmas": "not go below 0",
+}  # fmt: skip
+LATENT_WORDS = {
+    "none": "LATENT is a NoneType", "text": "LATENT is a str", "list": "LATENT is a list", "no samples": "has no samples",
+    "list samples": "LATENT holds samples", "video latent": r"\(1, 4, 1, 8, 8\)", "nan latent": "no numbers", "sparse latent": "a sparse tensor",
+}  # fmt: skip
+WIRES = [
+    *(("DiGSegSplitObjects", "image", kind, "[Tt]he image (is a|has the shape|holds)") for kind in IMAGE_KINDS if kind != "none"),
+    *(("DiGSegSavePair", "image", kind, "[Tt]he image (is a|has the shape|holds)") for kind in IMAGE_KINDS),
+    *((name, wire, kind, words) for name, wire in (("DiGSegSplitObjects", "mask"), ("DiGSegCompareMasks", "prediction")) for kind, words in MASK_WORDS.items()),
+    ("DiGSegSplitObjects", "mask", "noise mask", "5000 at most"),
+    *(("DiGSegSampler", "sigmas", kind, words) for kind, words in SIGMA_WORDS.items()),
+    *(("DiGSegSampler", "sampler", kind, "use|SAMPLER of a node") for kind in ("one", "text", "dict")),
+    *(("DiGSegDecodeMasks", "masks", kind, words) for kind, words in LATENT_WORDS.items()),
+    *(("DiGSegConditioning", "conditioning", kind, "CONDITIONING of CLIP Text Encode") for kind in ("none", "text", "list", "dict")),
+    *(("DiGSegSemanticMap", "save_prefix", kind, words) for kind, words in {"long": "up to", "nul": "NUL", "list": "a text"}.items()),
+]  # fmt: skip
+
+
+def wired(scene_graph: Graph, name: str) -> Graph:
+    """A node of class `name` as "tested", with everything it needs."""
+    graph = scene_graph.change(PICK)
+    nodes = graph.prompt
+    del nodes["shown"], nodes["5"]
+    nodes["encode"] = node("DiGSegEncodeImage", vae=[LOADER, 2], image=[PHOTO, 0], resolution=0, tile=0, mirror=False)
+    nodes["sampler"] = node(
+        "DiGSegSampler", model=[LOADER, 0], prompts=["presets", 0], image=["encode", 0], seed=0, steps=0, ensemble=1
+    )
+    nodes["text"] = node("CLIPTextEncode", clip=[LOADER, 1], text="red star")
+    objects = {
+        "names": "",
+        "threshold": 0.0,
+        "smallest": 0.0,
+        "largest": 1.0,
+        "fill_holes": 0.0,
+        "close_gaps": 0,
+        "connectivity": "4",
+    }
+    objects |= {
+        "sort": "size",
+        "keep": 0,
+        "number": 0,
+        "padding": 0,
+        "crop_factor": 1.0,
+        "if_empty": "empty mask",
+        "mask": [PICK, 0],
+    }
+    made = {
+        "DiGSegSplitObjects": objects,
+        "DiGSegSavePair": {"image": [PHOTO, 0], "masks": [SEGMENT, 0], "class_name": "", "data_set": "odd", "threshold": 0.0, "pair_id": ""},
+        "DiGSegCompareMasks": {"prediction": [PICK, 0], "truth": [PICK, 0], "threshold": 0.5, "tolerance": 2},
+        "DiGSegSampler": nodes["sampler"]["inputs"],
+        "DiGSegDecodeMasks": {"vae": [LOADER, 2], "masks": ["sampler", 0], "uncertainty": False, "decoder": "auto"},
+        "DiGSegConditioning": {"conditioning": ["text", 0], "image": ["encode", 0], "name": "mask"},
+        "DiGSegSemanticMap": {"masks": [SEGMENT, 0], "threshold": 0.0, "class_thresholds": "", "opacity": 0.5, "legend": True, "save_prefix": ""},
+    }  # fmt: skip
+    nodes["tested"] = node(name, **made[name])
+    nodes["shown"] = node("PreviewAny", source=["tested", 0])
+    return graph
+
+
+@pytest.mark.parametrize("name", sorted({row[0] for row in WIRES}))
+def test_the_graphs_of_the_wires_run(odd_client, odd_graph, name):
+    assert "shown" in odd_client.run(wired(odd_graph, name).prompt).outputs
+
+
+@pytest.mark.parametrize(("at", "name", "kind", "words"), WIRES, ids=[f"{row[0]}-{row[1]}-{row[2]}" for row in WIRES])
+def test_an_odd_wire_is_named(odd_client, odd_graph, at, name, kind, words):
+    changed = wired(odd_graph, at).change("tested", **{name: ["odd", 0]})
+    changed.prompt["odd"] = {"class_type": "OddValue", "inputs": {"kind": kind}}
+    with pytest.raises(RunError, match=words) as refused:
+        odd_client.run(changed.prompt)
+    assert "Traceback" not in str(refused.value)
+
+
 def test_the_next_prompt_works_after_all_of_them(odd_client, odd_graph):
     assert coverage_of(odd_client.run(odd_graph.change(SEGMENT, seed=1).prompt)) > 0
 
 
 def test_the_table_is_long_enough():
-    assert len(ROWS) > 90 and {PHOTO} & {row[0] for row in ROWS} == set()
+    assert len(ROWS) > 90 and len(WIRES) > 50 and {PHOTO} & {row[0] for row in ROWS} == set()

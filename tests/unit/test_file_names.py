@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from digseg_nodes.core.file_names import LONGEST, safe_names, word_names
+from digseg_nodes.core.file_names import LONGEST, check_prefix, safe_names, word_names
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,14 @@ def test_every_name_is_legal_everywhere(name):
 def test_photos_of_one_stem_are_told_apart_by_their_whole_names():
     made = safe_names(["a", "a", "b"], ["a.jpg", "a.png", "b.jpg"])
     assert made[2] == "b" and len(set(made)) == 3
+
+
+@pytest.mark.parametrize("prefix", ["a\0b", "y" * 250, "x" * 5000, "a/" * 1000, "ü" * 61, "a\\" + "b" * 121])
+def test_a_prefix_that_no_file_can_have_is_refused(prefix):
+    with pytest.raises(ValueError, match="cannot be used; names of folders and files"):
+        check_prefix(prefix)
+
+
+@pytest.mark.parametrize("prefix", ["", "labels/scene", "x" * 120, "%date:yyyy%/map"])
+def test_other_prefixes_pass(prefix):
+    check_prefix(prefix)

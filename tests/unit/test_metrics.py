@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torchmetrics.functional.classification import (
@@ -11,6 +13,7 @@ from torchmetrics.functional.classification import (
     binary_recall,
 )
 
+from digseg_nodes.core.masks import outline
 from digseg_nodes.core.metrics import boundary_f, dice, iou, precision, recall
 
 
@@ -49,3 +52,26 @@ def test_boundary_f_forgives_up_to_the_tolerance():
 def test_shapes_that_differ_are_named():
     with pytest.raises(ValueError, match=r"\(1, 4, 4\) and \(1, 5, 4\)"):
         iou(torch.zeros(1, 4, 4), torch.zeros(1, 5, 4))
+
+
+def test_a_wide_tolerance_reaches_as_far_as_a_square_of_it():
+    generator = torch.Generator().manual_seed(3)
+    prediction, truth = ((torch.rand(2, 60, 90, generator=generator) > 0.97).float() for _ in range(2))
+    for tolerance in (0, 1, 7, 64):
+        edges = [
+            torch.nn.functional.max_pool2d(m[:, None], 2 * tolerance + 1, 1, tolerance)[:, 0]
+            for m in map(outline, (prediction, truth))
+        ]
+        hit = [
+            (outline(m) * wide).sum((1, 2)) / outline(m).sum((1, 2))
+            for m, wide in zip((prediction, truth), edges[::-1], strict=True)
+        ]
+        expected = 2 * hit[0] * hit[1] / (hit[0] + hit[1]).clamp(min=1e-9)
+        assert torch.allclose(boundary_f(prediction, truth, tolerance), expected)
+
+
+def test_a_wide_tolerance_takes_no_longer_than_a_narrow_one():
+    mask = (torch.rand(1, 1500, 1500, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    begun = time.process_time()
+    boundary_f(mask, mask, 64)
+    assert time.process_time() - begun < 5

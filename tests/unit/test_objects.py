@@ -213,3 +213,11 @@ def test_500_parts_of_a_4k_mask_take_less_than_the_second_promised():
         times.append(time.process_time() - start)
     assert len(objects) == len(boxes[0]) == len(parts[1]) == 500
     assert min(times) < 1
+
+
+def test_more_objects_than_masks_can_be_had_are_refused_at_once():
+    noise = (torch.rand(1, 1, 300, 300, generator=torch.Generator().manual_seed(0)) > 0.6).float()
+    found = Masks(noise, ("a",), torch.zeros(1, 300, 300, 3)).choose("", 0.5)
+    with pytest.raises(ValueError, match=r"5000 at most are given.*Raise smallest, or set keep"):
+        split_objects(found, ObjectSettings(0.0, 1.0, 0.0, 0, "4", "size", 0, 0))
+    assert len(split_objects(found, ObjectSettings(0.0, 1.0, 0.0, 0, "4", "size", 7, 0))) == 7

@@ -89,7 +89,7 @@ def test_a_line_with_a_minus_is_excluded_under_its_name(line):
 def test_nothing_but_excluded_lines_selects_nothing():
     with pytest.raises(ValueError, match="Every line starts with -"):
         parse_prompts("- cat\n- dog")
-    with pytest.raises(ValueError, match="no name before the colon"):
+    with pytest.raises(ValueError, match="minus sign alone"):
         parse_prompts("face\n-")
 
 
@@ -102,3 +102,9 @@ def test_one_line_that_looks_like_several_prompts_gets_a_note(text):
 @pytest.mark.parametrize("text", ["red circle", "a 1.5 l bottle", "cat, dog\nbird", "car: automobile, sedan", "the end."])
 def test_others_get_none(text):
     assert note_on_separators(parse_prompts(text)) == ""
+
+
+@pytest.mark.parametrize("text", ["-", "face\n - ", "\u2014"])
+def test_a_minus_alone_is_named(text):
+    with pytest.raises(ValueError, match="is a minus sign alone"):
+        parse_prompts(text)
