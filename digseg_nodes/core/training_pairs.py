@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,9 @@ from .files import write_text, written_atomically
 from .pixels import to_bytes
 
 DATA_FILE = "data.yaml"
-_CLASSES = re.compile(r"^( *)(classes|absent): .*$", re.MULTILINE)
+_LISTS = re.compile(r"^(?P<depth> *)(?P<key>classes|absent): (?P<value>.*)$", re.MULTILINE)
+_BEGINNING = re.compile(r"^ *(?=[^\s#])", re.MULTILINE)
+"""The indentation of a line that is neither empty nor a comment."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,19 @@ def save_pairs(folder: Path, pairs: list[Pair], pair_id: str = "") -> list[str]:
     there and differs raises PairError. Everything is checked before anything is written.
     """
     ids = _ids(pairs, pair_id)
-    phrases = _known_classes(folder / DATA_FILE)
-    folders = _class_folders([*phrases.values(), *(name for pair in pairs for name in pair.masks)])
+    path = folder / DATA_FILE
+    text = path.read_bytes().decode() if path.is_file() else _template(folder.name)
+    listed = _listed(path, text)
+    folders = _class_folders(path, listed, [name for pair in pairs for name in pair.masks])
+    new_text = _with_classes(path, text, {own: label for label, own in folders.items() if own not in listed})
     for name, pair in zip(ids, pairs, strict=True):
         _check(folder, name, pair, folders, replacing=bool(pair_id.strip()))
     for name, pair in zip(ids, pairs, strict=True):
         _write(folder / "images" / f"{name}.png", pair.photo)
         for label, mask in pair.masks.items():
             _write(folder / "masks" / folders[label] / f"{name}.png", to_bytes(mask))
-    _describe(folder, {own: label for label, own in folders.items()})
+    if new_text != text or not path.is_file():
+        write_text(path, new_text)
     return ids
 
 
@@ -72,10 +78,29 @@ def _digest(photo: np.ndarray) -> str:
     return hashlib.sha256(repr(photo.shape).encode() + photo.tobytes()).hexdigest()[:12]
 
 
-def _class_folders(labels: list[str]) -> dict[str, str]:
-    """Class name → name of its folder, in the order of first use."""
-    unique = list(dict.fromkeys(labels))
-    return dict(zip(unique, safe_names(unique), strict=True))
+def _class_folders(path: Path, listed: dict[str, list[str]], labels: list[str]) -> dict[str, str]:
+    """Class name → name of its folder: the one that is listed for it, by its first phrase or another; else a new one."""
+    known = {phrase: own for own, phrases in reversed(listed.items()) for phrase in phrases}
+    known |= {phrases[0]: own for own, phrases in reversed(listed.items())}
+    new = [label for label in dict.fromkeys(labels) if label not in known]
+    made = dict(zip(new, safe_names([*listed, *new])[len(listed) :], strict=True))
+    if taken := [label for label in new if made[label] in listed]:
+        raise PairError(
+            f"The class {taken[0]!r} would have the folder {made[taken[0]]}, which {path} lists for "
+            f"{listed[made[taken[0]]][0]!r}. Give the class another name, or add {taken[0]!r} to the phrases of that folder."
+        )
+    folders = {label: known.get(label) or made[label] for label in dict.fromkeys(labels)}
+    for own in folders.values():
+        _check_folder_name(path, own)
+    return folders
+
+
+def _check_folder_name(path: Path, own: str) -> None:
+    """PairError for a name in the list of classes that is not that of a folder right in masks/."""
+    if own in ("", "..") or PureWindowsPath(own).name != own or re.search("[\0\ud800-\udfff]", own):
+        raise PairError(
+            f"{path} lists the class {own!r}, which cannot be the name of a folder in masks. Give it the folder's own name."
+        )
 
 
 def _check(folder: Path, name: str, pair: Pair, folders: dict[str, str], replacing: bool) -> None:
@@ -100,34 +125,81 @@ def _write(path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(temporary, "PNG")
 
 
-def _known_classes(path: Path) -> dict[str, str]:
-    """{folder: class name} of the classes that the data file lists."""
-    if not path.is_file():
+def _listed(path: Path, text: str) -> dict[str, list[str]]:
+    """{folder: phrases} of the classes that the text of a data file lists, read as the trainer does."""
+    try:
+        return {own: _phrases(own, value) for own, value in _parsed(_list_lines(text)["classes"], dict).items()}
+    except (ValueError, LookupError) as error:
+        raise PairError(
+            f"{path} was edited: its line `classes: {{…}}` cannot be read, so it is not known which classes there are. "
+            "Put the line back as it was, with names and phrases in double quotes, or save under another data set's name."
+        ) from error
+
+
+def _phrases(own: str, value: object) -> list[str]:
+    """The phrases of a class: a text is one, nothing means the class's own name; ValueError for what is none."""
+    phrases = [value] if isinstance(value, str) else value or [own]
+    if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
+        raise ValueError(f"the phrases of {own!r} are no texts")
+    return phrases
+
+
+def _list_lines(text: str) -> dict[str, re.Match]:
+    """The lines `classes` and `absent` of the source that pairs are added to; no others' (validation, test)."""
+    lines = [line for line in _LISTS.finditer(text) if _part(text, line) not in ("validation", "test")]
+    classes = [line for line in lines if line["key"] == "classes"]
+    if not classes:
         return {}
-    for found in _CLASSES.finditer(path.read_text("utf-8")):
-        if found[2] == "classes":
-            try:
-                listed = json.loads(found[0].partition(": ")[2])
-                return {own: words[0] for own, words in listed.items()}
-            except (ValueError, AttributeError, LookupError, TypeError):
-                break
-    raise PairError(
-        f"{path} was edited: its line `classes: {{…}}` cannot be read, so it is not known which classes there are. "
-        "Put the line back as it was, or save under another data set's name."
-    )
+    first = min(classes, key=lambda line: _part(text, line) != "train")
+    return {line["key"]: line for line in reversed(lines) if _parent(text, line) == _parent(text, first)} | {"classes": first}
 
 
-def _describe(folder: Path, phrases: dict[str, str]) -> None:
-    """Write data.yaml, or bring its lists of classes up to date; everything else in it stays as its owner left it."""
-    path = folder / DATA_FILE
-    lists = {
-        "classes": json.dumps({own: [label] for own, label in phrases.items()}, ensure_ascii=False),
-        "absent": json.dumps(list(phrases), ensure_ascii=False),
-    }
-    old = path.read_text("utf-8") if path.is_file() else _template(folder.name)
-    new = _CLASSES.sub(lambda found: f"{found[1]}{found[2]}: {lists[found[2]]}", old)
-    if not path.is_file() or new != old:
-        write_text(path, new)
+def _part(text: str, line: re.Match) -> str:
+    """The key at the margin that a line of the data file belongs to."""
+    return (re.findall(r"^(\w+):", text[: line.start()], re.MULTILINE) or [""])[-1]
+
+
+def _parent(text: str, line: re.Match) -> tuple[int, int]:
+    """Indentation of a line, and where the last line before it begins that has less."""
+    depth = len(line["depth"])
+    starts = [before.start() for before in _BEGINNING.finditer(text, 0, line.start()) if len(before[0]) < depth]
+    return depth, starts[-1] if starts else -1
+
+
+def _parsed(line: re.Match, kind: type) -> dict | list:
+    """The value on a line of the data file; ValueError where it is not JSON of this kind."""
+    value = json.loads(line["value"])
+    if not isinstance(value, kind):
+        raise ValueError(f"{kind.__name__} expected, found {type(value).__name__}")
+    return value
+
+
+def _with_classes(path: Path, text: str, new: dict[str, str]) -> str:
+    """The text of a data file with new classes, {folder: class name}, behind those listed; all else stays as it is."""
+    lines = _list_lines(text)
+    added = {"classes": [f"{_json(own)}: [{_json(label)}]" for own, label in new.items()], "absent": map(_json, new)}
+    for key, line in sorted(lines.items(), key=lambda item: -item[1].start()) if new else []:  # from the last on: places stay
+        try:
+            there = _parsed(line, dict if key == "classes" else list)
+        except ValueError as error:
+            raise PairError(
+                f"{path} was edited: its line `{key}: …` cannot be read, so the new class {next(iter(new.values()))!r} cannot be "
+                "added. Write it as JSON in one line, with names in double quotes."
+            ) from error
+        items = [item for item, own in zip(added[key], new, strict=True) if own not in there]
+        text = f"{text[: line.start('value')]}{_longer(line['value'], items, bool(there))}{text[line.end('value') :]}"
+    return text
+
+
+def _longer(value: str, items: list[str], comma: bool) -> str:
+    """The JSON text of a list or an object with more items before its last bracket."""
+    body = value.rstrip()
+    more = ", ".join(items)
+    return f"{body[:-1].rstrip()}{', ' if comma and more else ''}{more}{body[-1]}{value[len(body) :]}" if more else value
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _template(name: str) -> str:
@@ -135,8 +207,8 @@ def _template(name: str) -> str:
 # Pairs of photo and mask, saved by DiGSeg Save Training Pair. Look at them, then train:
 #   python train/check_data.py THIS_FILE --sheet sheet.png
 #   python train/finetune.py --config YOUR_RUN.yaml data=THIS_FILE
-# A class without a mask for a photo counts as not in it. The two lists of classes are kept up to date by the node.
-name: {json.dumps(name, ensure_ascii=False)}
+# A class without a mask for a photo counts as not in it. New classes are added to the two lists by the node.
+name: {_json(name)}
 train:
   type: folder
   images: images

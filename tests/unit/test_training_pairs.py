@@ -82,6 +82,82 @@ def test_what_its_owner_wrote_into_the_data_file_stays(tmp_path):
         save_pairs(tmp_path, [Pair(photo(2), {"cell": mask()})])
 
 
+@pytest.mark.parametrize(("first", "second"), [("Cat", "cat"), ("a:b", "a?b"), ("\u00e9", "e\u0301")])
+def test_a_class_keeps_its_folder_when_another_would_have_the_same(tmp_path, first, second):
+    [name] = save_pairs(tmp_path, [Pair(photo(), {first: mask()})])
+    [folder] = classes(tmp_path)
+    save_pairs(tmp_path, [Pair(photo(), {second: mask(20)})])
+    save_pairs(tmp_path, [Pair(photo(), {second: mask(20), first: mask()})])
+    listed = classes(tmp_path)
+    other = list(listed)[1]
+    assert listed == {folder: [first], other: [second]}
+    files = {path.relative_to(tmp_path / "masks").as_posix() for path in tmp_path.glob("masks/*/*.png")}
+    assert files == {f"{folder}/{name}.png", f"{other}/{name}.png"} and other.casefold() != folder.casefold()
+
+
+def rewrite(folder, *changes: tuple[str, str]) -> str:
+    """The data file with `classes` and `absent` as its owner wrote them."""
+    path = folder / DATA_FILE
+    text = path.read_text("utf-8")
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path.write_bytes(text.encode())
+    return text
+
+
+def test_lists_that_the_owner_edited_only_grow(tmp_path):
+    save_pairs(tmp_path, [Pair(photo(), {"a": mask(), "b": mask(), "c": mask()})])
+    edited = '{"a":  ["a", "synonym"], "b": "cat", "c": null,"mine": ["my own"] }\r'
+    before = ('{"a": ["a"], "b": ["b"], "c": ["c"]}', edited), ('["a", "b", "c"]', "[]"), ("  masks:", "  limit: 5\n  masks:")
+    text = rewrite(tmp_path, *before)
+    [name] = save_pairs(tmp_path, [Pair(photo(1), {"synonym": mask(), "cat": mask(), "c": mask(), "my own": mask()})])
+    assert (tmp_path / DATA_FILE).read_bytes() == text.encode(), "nothing is new"
+    assert {path.parent.name for path in tmp_path.glob(f"masks/*/{name}.png")} == {"a", "b", "c", "mine"}
+    save_pairs(tmp_path, [Pair(photo(2), {"d": mask()})])
+    grown = text.replace('"my own"] }', '"my own"], "d": ["d"]}').replace("absent: []", 'absent: ["d"]')
+    assert (tmp_path / DATA_FILE).read_bytes() == grown.encode()
+
+
+def test_only_the_lists_of_the_training_source_grow(tmp_path):
+    save_pairs(tmp_path, [Pair(photo(), {"a": mask()})])
+    path, more = tmp_path / DATA_FILE, '  images: i\n  masks: m\n  classes: {"x": ["y"]}\n  absent: ["x"]\n'
+    path.write_text(f"validation:\n{more}{path.read_text('utf-8')}test:\n{more}", "utf-8")
+    text = path.read_text("utf-8")
+    save_pairs(tmp_path, [Pair(photo(1), {"b": mask()})])
+    expected = text.replace('{"a": ["a"]}', '{"a": ["a"], "b": ["b"]}').replace('["a"]\n', '["a", "b"]\n')
+    assert path.read_text("utf-8") == expected
+    rewrite(tmp_path, ('  absent: ["a", "b"]\n', ""))
+    text = path.read_text("utf-8")
+    save_pairs(tmp_path, [Pair(photo(2), {"c": mask()})])
+    assert path.read_text("utf-8") == text.replace('"b": ["b"]}', '"b": ["b"], "c": ["c"]}'), "no list of absent is made"
+
+
+def everything(folder) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ('{"a": [5]}', "was edited: its line `classes"),
+        ('{"a": 5}', "was edited: its line `classes"),
+        ('{"../../up": ["b"]}', "lists the class '../../up', which cannot be the name of a folder"),
+        ('{"C:up": ["b"]}', "lists the class 'C:up', which cannot be the name of a folder"),
+        ('{"\\u0000": ["b"]}', "which cannot be the name of a folder"),
+        ('{"B": ["x"], "b-3e23e816": ["z"]}', "which .* lists for 'z'. Give the class another name"),
+        ('{"x": ["x"]}\n  absent: [x]', "its line `absent: …` cannot be read, so the new class 'b'"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_told_before_anything_is_written(tmp_path, listed, words):
+    save_pairs(tmp_path / "set", [Pair(photo(), {"a": mask()})])
+    rewrite(tmp_path / "set", ('{"a": ["a"]}', listed))
+    before = everything(tmp_path)
+    with pytest.raises(PairError, match=words):
+        save_pairs(tmp_path / "set", [Pair(photo(1), {"b": mask()})])
+    assert everything(tmp_path) == before
+
+
 def test_frames_become_pairs_one_by_one():
     image = torch.rand(3, *SIZE, 4)
     hard = {"cell": torch.zeros(3, *SIZE)}
