@@ -41,12 +41,22 @@ def make_pairs(image: Tensor, hard: dict[str, Tensor]) -> list[Pair]:
     return [Pair(photo, {name: mask[frame] for name, mask in masks.items()}) for frame, photo in enumerate(photos)]
 
 
+def check_class_name(name: str) -> None:
+    """PairError for a text of several lines as the name of the one class that a MASK shows."""
+    lines = [line.strip() for line in name.splitlines() if line.strip()]
+    if len(lines) > 1:
+        raise PairError(
+            f"class_name has {len(lines)} lines, {lines[0][:40]!r} and more, and a MASK shows one class. Write its name on one "
+            "line, or connect DiGSeg masks instead, which have a name each."
+        )
+
+
 def save_pairs(folder: Path, pairs: list[Pair], pair_id: str = "") -> list[str]:
     """Add pairs to the data set in `folder`; returns their ids, the names of their files.
 
     pair_id: replaces the masks of the pair of that name, or makes it; several pairs are numbered from 1 on. Without it the id
     comes from the photo's pixels, so that the classes of one photo come together whenever they are saved, and a mask that is
-    there and differs raises PairError. Everything is checked before anything is written.
+    there, or comes earlier in the batch, and differs raises PairError. Everything is checked before anything is written.
     """
     ids = _ids(pairs, pair_id)
     path = folder / DATA_FILE
@@ -54,6 +64,7 @@ def save_pairs(folder: Path, pairs: list[Pair], pair_id: str = "") -> list[str]:
     listed = _listed(path, text)
     folders = _class_folders(path, listed, [name for pair in pairs for name in pair.masks])
     new_text = _with_classes(path, text, {own: label for label, own in folders.items() if own not in listed})
+    _check_batch(ids, pairs, folders)
     for name, pair in zip(ids, pairs, strict=True):
         _check(folder, name, pair, folders, replacing=bool(pair_id.strip()))
     for name, pair in zip(ids, pairs, strict=True):
@@ -101,6 +112,25 @@ def _check_folder_name(path: Path, own: str) -> None:
         raise PairError(
             f"{path} lists the class {own!r}, which cannot be the name of a folder in masks. Give it the folder's own name."
         )
+
+
+def _check_batch(ids: list[str], pairs: list[Pair], folders: dict[str, str]) -> None:
+    """PairError where two masks would become one file and differ."""
+    first: dict[tuple[str, str], tuple[int, str, np.ndarray]] = {}
+    for number, (name, pair) in enumerate(zip(ids, pairs, strict=True), 1):
+        for label, mask in pair.masks.items():
+            frame, other, there = first.setdefault((name, folders[label]), (number, label, mask))
+            if np.array_equal(there, mask):
+                continue
+            if frame == number:
+                raise PairError(
+                    f"{other!r} and {label!r} are phrases of one class, {folders[label]!r}, and their masks of one photo differ. "
+                    "Save one of the two, or both joined."
+                )
+            raise PairError(
+                f"Frames {frame} and {number} of the batch are the same photo with different masks of {label!r}, and a photo has "
+                "one mask of a class. Save one of the two, or both joined; with a pair_id every frame is a pair of its own."
+            )
 
 
 def _check(folder: Path, name: str, pair: Pair, folders: dict[str, str], replacing: bool) -> None:

@@ -10,7 +10,7 @@ from .. import host
 from ..core import masks as mask_ops
 from ..core.draw import draw_overlay
 from ..core.notes import with_words
-from ..core.training_pairs import DATA_FILE, make_pairs, save_pairs
+from ..core.training_pairs import DATA_FILE, check_class_name, make_pairs, save_pairs
 from . import types
 from .schema import schema
 from .types import CATEGORY
@@ -77,6 +77,8 @@ class DiGSegSavePair(io.ComfyNode):
         masks: Masks | None = None,
         pair_id: str = "",
     ) -> io.NodeOutput:
+        if masks is None:
+            check_class_name(class_name)
         found = mask_ops.of_photo(masks, mask, image, class_name)
         choice = found.choose(class_name if masks is not None else "", threshold)
         hard = {found.names[index]: choice.mask(index, "hard") for index in choice.chosen}

@@ -60,6 +60,7 @@ def test_what_cannot_be_a_pair_is_told(client):
     graph, settings = Graph(SCENE, THINGS[0]), {"mask": [PICK, 0], "data_set": "wrong"}
     for inputs, words in (
         ({}, "class_name is empty"),
+        ({"class_name": "red circle: scarlet\n-blue star"}, "class_name has 2 lines"),
         ({"class_name": "x", "data_set": " "}, "data_set is empty"),
         ({"class_name": "x", "mask": [PHOTO, 1]}, "mask looks like the MASK of Load Image"),
         ({"class_name": THINGS[0], "masks": [SEGMENT, 0]}, "Both masks and mask are connected"),

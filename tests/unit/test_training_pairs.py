@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from digseg_nodes.core.masks import Masks, of_photo
-from digseg_nodes.core.training_pairs import DATA_FILE, Pair, PairError, make_pairs, save_pairs
+from digseg_nodes.core.training_pairs import DATA_FILE, Pair, PairError, check_class_name, make_pairs, save_pairs
 
 SIZE = (24, 32)
 
@@ -156,6 +156,25 @@ def test_lists_that_cannot_be_used_are_told_before_anything_is_written(tmp_path,
     with pytest.raises(PairError, match=words):
         save_pairs(tmp_path / "set", [Pair(photo(1), {"b": mask()})])
     assert everything(tmp_path) == before
+
+
+def test_masks_of_one_batch_that_differ_are_not_one_file(tmp_path):
+    with pytest.raises(PairError, match="Frames 1 and 3 of the batch are the same photo with different masks of 'a'"):
+        save_pairs(tmp_path, [Pair(photo(), {"a": mask()}), Pair(photo(1), {"a": mask()}), Pair(photo(), {"a": mask(20)})])
+    assert not everything(tmp_path)
+    ids = save_pairs(tmp_path, [Pair(photo(), {"a": mask()}), Pair(photo(), {"a": mask(), "b": mask(20)})])
+    assert ids[0] == ids[1] and len(list(tmp_path.rglob("*.png"))) == 3
+    assert len(set(save_pairs(tmp_path, [Pair(photo(), {"a": mask()}), Pair(photo(), {"a": mask(20)})], "mine"))) == 2
+    rewrite(tmp_path, ('["b"]', '["b", "synonym"]'))
+    with pytest.raises(PairError, match="'synonym' and 'b' are phrases of one class, 'b'"):
+        save_pairs(tmp_path, [Pair(photo(1), {"synonym": mask(), "b": mask(20)})])
+
+
+@pytest.mark.parametrize("name", ["red circle: scarlet\n-blue star", "a\r\nb", "a\n \n\u2028b"])
+def test_the_name_of_a_mask_has_one_line(name):
+    with pytest.raises(PairError, match=r"class_name has 2 lines, '(red circle: scarlet|a)' and more"):
+        check_class_name(name)
+    check_class_name("\n red circle: scarlet \n\n")
 
 
 def test_frames_become_pairs_one_by_one():
