@@ -147,3 +147,12 @@ def test_log_and_validation_come_as_ever(config_file):
     one.run()
     log = [json.loads(line) for line in (one.config.output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert "validation" in log[-1] and all(line["loss"] > 0 for line in log if "loss" in line)
+
+
+def test_a_base_whose_decoder_stays_as_it_is_is_named(config_file, tmp_path, capsys):
+    one = trainer(config_file, *JOINT)
+    one.run()
+    assert "it stays as it is" not in capsys.readouterr().out
+    base = f"base={one.config.output / 'digseg.safetensors'}"
+    trainer(config_file, base, "objective=end_to_end", "steps=1", f"output={tmp_path / 'next'}").run()
+    assert "mask_decoder: {}` trains it along" in capsys.readouterr().out

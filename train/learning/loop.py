@@ -25,6 +25,11 @@ from train.learning.validator import Validator
 from train.scoring.report import write_report
 from train.settings.train_config import TrainConfig
 
+DECODER_STAYS = (
+    "note: the base has a mask decoder, and it stays as it is while the U-Net learns other masks. `mask_decoder: {}` trains it "
+    "along (objective end_to_end), train/finetune_decoder.py afterwards."
+)
+
 
 class Trainer:
     """One run in one process; several processes (accelerate launch) share the work of every step."""
@@ -59,6 +64,8 @@ class Trainer:
             self.accelerator.print(text)
             self.finish(saved=True)
             return
+        if self.config.mask_decoder is None and self.networks.config.mask_decoder is not None:
+            self.accelerator.print(DECODER_STAYS)
         announce(self.config, self.networks.config, self.accelerator, self._trial, self.config.steps - self.progress.step)
         if self._train():
             self.finish()
