@@ -62,3 +62,10 @@ def test_a_graph_that_opens_as_an_app_names_widgets_and_results_that_are_there(n
         slots = {slot["name"]: slot for slot in nodes[number]["inputs"]}
         assert "widget" in slots[widget] and slots[widget]["link"] is None
     assert set(extra["linearData"]["outputs"]) <= set(nodes)
+
+
+def test_every_graph_has_its_section_its_row_and_its_picture():
+    page = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
+    for name in GRAPHS:
+        assert f"\n| [{name}](#" in page and f"](img/workflows/{name}.jpg)" in page, name
+        assert (ROOT / "docs" / "img" / "workflows" / f"{name}.jpg").is_file()
