@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from .file_names import safe_names
-from .files import write_text, written_atomically
+from .files import check_replaceable, write_text, written_atomically
 from .pixels import to_bytes
+from .untrusted import MOST_JSON, parse_json
 
 DATA_FILE = "data.yaml"
 _LISTS = re.compile(r"^(?P<depth> *)(?P<key>classes|absent): (?P<value>.*)$", re.MULTILINE)
@@ -60,7 +61,7 @@ def save_pairs(folder: Path, pairs: list[Pair], pair_id: str = "") -> list[str]:
     """
     ids = _ids(pairs, pair_id)
     path = folder / DATA_FILE
-    text = path.read_bytes().decode() if path.is_file() else _template(folder.name)
+    text = _read_text(path) if _is_there(path) else _template(folder.name)
     listed = _listed(path, text)
     folders = _class_folders(path, listed, [name for pair in pairs for name in pair.masks])
     new_text = _with_classes(path, text, {own: label for label, own in folders.items() if own not in listed})
@@ -71,7 +72,7 @@ def save_pairs(folder: Path, pairs: list[Pair], pair_id: str = "") -> list[str]:
         _write(folder / "images" / f"{name}.png", pair.photo)
         for label, mask in pair.masks.items():
             _write(folder / "masks" / folders[label] / f"{name}.png", to_bytes(mask))
-    if new_text != text or not path.is_file():
+    if new_text != text or not _is_there(path):
         write_text(path, new_text)
     return ids
 
@@ -135,19 +136,51 @@ def _check_batch(ids: list[str], pairs: list[Pair], folders: dict[str, str]) -> 
 
 def _check(folder: Path, name: str, pair: Pair, folders: dict[str, str], replacing: bool) -> None:
     photo = folder / "images" / f"{name}.png"
-    if photo.is_file() and not np.array_equal(_read(photo), pair.photo):
+    if _is_there(photo) and not np.array_equal(_read(photo), pair.photo):
         raise PairError(f"The pair {name!r} in {folder} holds another photo. Give another pair_id, or none.")
     for label, mask in pair.masks.items():
         path = folder / "masks" / folders[label] / f"{name}.png"
-        if not replacing and path.is_file() and not np.array_equal(_read(path) >= 128, mask):
+        if _is_there(path) and not replacing and not np.array_equal(_read(path, "L") >= 128, mask):
             raise PairError(
                 f"This photo is already saved with another mask of {label!r}, as {path}. Write {name} into pair_id to replace it."
             )
 
 
-def _read(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+def _is_there(path: Path) -> bool:
+    """Whether a regular file is at `path`; PairError where something else is, or where no file can be."""
+    try:
+        check_replaceable(path)
+        return path.exists()
+    except OSError as error:
+        raise PairError(
+            f"{path} cannot be a file of the data set: {error.strerror}. Move away what is in its place, or save under another "
+            "data set's name."
+        ) from error
+
+
+def _read(path: Path, mode: str | None = None) -> np.ndarray:
+    """Pixels of a picture as they are, or in a mode of Pillow; PairError for one that is damaged."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert(mode) if mode else picture)
+    except Exception as error:  # Pillow's readers raise whatever damaged bytes lead them to
+        raise PairError(
+            f"{path} is there and cannot be read as a picture: it is damaged. Put the right one in its place, or delete it and "
+            "save this pair again."
+        ) from error
+
+
+def _read_text(path: Path) -> str:
+    """The text of the data file with its own line ends; PairError for what is none."""
+    try:
+        if path.stat().st_size > MOST_JSON:
+            raise ValueError(f"it has more than {MOST_JSON:,} bytes")
+        return path.read_bytes().decode()
+    except (OSError, ValueError) as error:
+        reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
+        raise PairError(
+            f"{path} cannot be read: {reason}. Put the file back as it was, or save under another data set's name."
+        ) from error
 
 
 def _write(path: Path, pixels: np.ndarray) -> None:
@@ -198,7 +231,7 @@ def _parent(text: str, line: re.Match) -> tuple[int, int]:
 
 def _parsed(line: re.Match, kind: type) -> dict | list:
     """The value on a line of the data file; ValueError where it is not JSON of this kind."""
-    value = json.loads(line["value"])
+    value = parse_json(line["value"])
     if not isinstance(value, kind):
         raise ValueError(f"{kind.__name__} expected, found {type(value).__name__}")
     return value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -142,6 +144,7 @@ def everything(folder) -> dict:
     [
         ('{"a": [5]}', "was edited: its line `classes"),
         ('{"a": 5}', "was edited: its line `classes"),
+        ('{"a": ' + "[" * 100_000, "was edited: its line `classes"),
         ('{"../../up": ["b"]}', "lists the class '../../up', which cannot be the name of a folder"),
         ('{"C:up": ["b"]}', "lists the class 'C:up', which cannot be the name of a folder"),
         ('{"\\u0000": ["b"]}', "which cannot be the name of a folder"),
@@ -156,6 +159,67 @@ def test_lists_that_cannot_be_used_are_told_before_anything_is_written(tmp_path,
     with pytest.raises(PairError, match=words):
         save_pairs(tmp_path / "set", [Pair(photo(1), {"b": mask()})])
     assert everything(tmp_path) == before
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="no pipes in folders")
+
+
+@pytest.mark.parametrize("file", ["images", "masks/a"])
+@pytest.mark.parametrize("content", [b"", b"junk", PNG, PNG + b"\0\0\0\rIHDR" + b"\xff" * 40, "half"])
+def test_a_damaged_picture_is_told_before_anything_is_written(tmp_path, file, content):
+    [name] = save_pairs(tmp_path, [Pair(photo(), {"a": mask()})])
+    path = tmp_path / file / f"{name}.png"
+    path.write_bytes(path.read_bytes()[:-30] if content == "half" else content)
+    before = everything(tmp_path)
+    with pytest.raises(PairError, match=rf"{file}/{name}.png is there and cannot be read as a picture.*delete it"):
+        save_pairs(tmp_path, [Pair(photo(1), {"b": mask()}), Pair(photo(), {"a": mask()})])
+    assert everything(tmp_path) == before
+    path.unlink()
+    assert save_pairs(tmp_path, [Pair(photo(), {"a": mask()})]) == [name]
+
+
+def test_a_mask_of_one_bit_counts_as_it_looks(tmp_path):
+    [name] = save_pairs(tmp_path, [Pair(photo(), {"a": mask()})])
+    Image.fromarray(mask()).save(tmp_path / f"masks/a/{name}.png")
+    with pytest.raises(PairError, match="already saved with another mask of 'a'"):
+        save_pairs(tmp_path, [Pair(photo(), {"a": mask() & False})])
+    assert save_pairs(tmp_path, [Pair(photo(), {"a": mask()})]) == [name]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\0\0", bytes(range(256)), "classes: {}".encode("utf-16")])
+def test_a_data_file_that_is_no_text_is_told(tmp_path, content):
+    (tmp_path / DATA_FILE).write_bytes(content)
+    with pytest.raises(PairError, match=f"{DATA_FILE} cannot be read: it is no text in UTF-8. Put the file back"):
+        save_pairs(tmp_path, [Pair(photo(), {"a": mask()})])
+    assert list(tmp_path.iterdir()) == [tmp_path / DATA_FILE]
+
+
+def test_a_data_file_that_is_too_large_is_told(tmp_path):
+    with (tmp_path / DATA_FILE).open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(PairError, match=f"{DATA_FILE} cannot be read: it has more than 16,777,216 bytes"):
+        save_pairs(tmp_path, [Pair(photo(), {"a": mask()})])
+
+
+@pytest.mark.parametrize("make", [os.mkdir, pytest.param(getattr(os, "mkfifo", None), marks=POSIX)])
+@pytest.mark.parametrize("place", [DATA_FILE, "images/x.png", "masks/a/x.png"])
+def test_what_is_no_file_where_one_goes_is_told_before_anything_is_written(tmp_path, place, make):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    make(tmp_path / place)
+    with pytest.raises(PairError, match=f"{place} cannot be a file of the data set: it is a .*Move away what is in its place"):
+        save_pairs(tmp_path, [Pair(photo(), {"a": mask()})], "x")
+    assert not everything(tmp_path)
+
+
+@POSIX
+@pytest.mark.parametrize("place", ["set", "set/images", "set/masks", "set/masks/a"])
+def test_a_file_where_a_folder_goes_is_told_before_anything_is_written(tmp_path, place):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_bytes(b"")
+    with pytest.raises(PairError, match="cannot be a file of the data set: Not a directory"):
+        save_pairs(tmp_path / "set", [Pair(photo(), {"a": mask()})])
+    assert list(everything(tmp_path)) == [tmp_path / place]
 
 
 def test_masks_of_one_batch_that_differ_are_not_one_file(tmp_path):
