@@ -536,8 +536,17 @@ def serve(args: argparse.Namespace, rest: list[str]) -> int:
 
 def test(args: argparse.Namespace, rest: list[str]) -> int:
     """run every test, in a real ComfyUI and a real browser too; further arguments go to pytest"""
+    need_from_repository("tests")
     python = everything_python(find_or_make_install())
     return run_child([python, "-m", "pytest", *in_processes(rest), *rest])
+
+
+def need_from_repository(folder: str) -> None:
+    """Raises StepError where a folder is missing that the registry's archive leaves out."""
+    if not (ROOT / folder).is_dir():
+        raise StepError(
+            f"there is no folder {folder} here", "the archive of the registry goes without it; clone the repository to run this"
+        )
 
 
 def in_processes(rest: list[str]) -> list[str]:
@@ -554,11 +563,12 @@ def in_processes(rest: list[str]) -> list[str]:
 
 def bench(args: argparse.Namespace, rest: list[str]) -> int:
     """run benchmarks/*.py, or those named, with options that they know (gpu --cpu); figures in output/bench/report.json"""
+    need_from_repository("benchmarks")
     known = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("[!_]*.py"))}
     names, options = [word for word in rest if word[0] != "-"], [word for word in rest if word[0] == "-"]
     unknown = [name for name in names if name not in known]
-    if unknown or not known:
-        raise StepError(f"no benchmark {', '.join(unknown)}", f"choose from: {', '.join(known) or 'none yet'}")
+    if unknown:
+        raise StepError(f"no benchmark {', '.join(unknown)}", f"choose from: {', '.join(known)}")
     python, folder = everything_python(find_or_make_install()), make_folder(OUTPUT / "bench")
     figures = {}
     for name in names or known:
@@ -574,6 +584,7 @@ def bench(args: argparse.Namespace, rest: list[str]) -> int:
 
 def stress(args: argparse.Namespace, rest: list[str]) -> int:
     """run the campaigns of tests/stress (or those named) for about so many minutes; figures in output/stress/report.json"""
+    need_from_repository("tests")
     known = {path.stem: path for path in sorted((ROOT / "tests" / "stress").glob("[!_]*.py")) if path.stem != "campaign"}
     unknown = [name for name in rest if name not in known]
     if unknown:

@@ -195,3 +195,11 @@ def test_failure_ends_with_status_1_and_no_traceback(checkout, monkeypatch, caps
     assert dev.main(["demo"]) == 1
     shown = capsys.readouterr().err
     assert "COMFYUI_PATH is" in shown and "What to do:" in shown
+
+
+@pytest.mark.parametrize("command", ["test", "bench", "stress"])
+def test_what_the_archive_lacks_is_said(checkout, monkeypatch, capsys, command):
+    monkeypatch.setattr(dev, "find_or_make_install", lambda: pytest.fail("nothing is installed for it"))
+    monkeypatch.setattr(dev, "exit_on_signals", lambda: None)
+    assert dev.main([command]) == 1
+    assert "clone the repository to run this" in capsys.readouterr().err
