@@ -28,6 +28,7 @@ import comfy.utils
 import folder_paths
 import node_helpers
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -69,9 +70,10 @@ from .core.mask_decoder import PREFIX, MaskDecoder, split_lora
 from .core.preview import SIZE as PREVIEW_SIZE
 from .core.preview import probe_latents
 from .core.schedule import DDIMSchedule, alphas_cumprod, sigmas_of
+from .core.text_layout import check_text_encoder
 from .core.unet_layout import UnsupportedUNet, head_counts, host_layout
 from .core.untrusted import check_header
-from .core.vae_layout import vae_layout
+from .core.vae_layout import vae_arguments, vae_layout
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -218,13 +220,9 @@ class DiGSegModel(comfy.model_base.BaseModel):
 def load_model(checkpoint: Checkpoint, weight_dtype: str = "default") -> ModelPatcher:
     """The checkpoint's U-Net as a ComfyUI MODEL. weight_dtype: a key of WEIGHT_DTYPES."""
     config = checkpoint.config
-    try:
-        layout, uneven_heads = host_layout(config.unet)
-    except UnsupportedUNet as error:
-        raise CheckpointError(f"{checkpoint.path.name} has a U-Net that ComfyUI cannot run: {error}") from error
-    if config.unet.get("upcast_attention"):
-        layout["attn_precision"] = torch.float32
+    layout, uneven_heads = _layout_of(checkpoint)
     weights = _native_unet(checkpoint.state_dict("unet", _read), layout, checkpoint.path.name)
+    _check_unet(checkpoint, layout, weights)
     host_config = _HostConfig(layout)
     _choose_dtype(host_config, weights, WEIGHT_DTYPES[weight_dtype])
     host_config.optimizations["fp8"] = weight_dtype.endswith("_fast")
@@ -235,9 +233,22 @@ def load_model(checkpoint: Checkpoint, weight_dtype: str = "default") -> ModelPa
     model.to(offload)
     patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     patcher = patcher_class(model, load_device=mm.get_torch_device(), offload_device=offload)
-    _load_weights(model, patcher, weights, checkpoint.path.name)
+    _load_weights(model, patcher, weights)
     model.digseg_mask_decoder = _managed(checkpoint.mask_decoder(_read))
     return patcher
+
+
+def _layout_of(checkpoint: Checkpoint) -> tuple[dict, bool]:
+    """Keyword arguments of the host's UNetModel, and whether its heads are set afterwards; CheckpointError if none fits."""
+    unet = checkpoint.config.unet
+    with checkpoint.building("U-Net"):
+        try:
+            layout, uneven_heads = host_layout(unet)
+        except UnsupportedUNet as error:
+            raise CheckpointError(f"{checkpoint.path.name} has a U-Net that ComfyUI cannot run: {error}") from error
+    if unet.get("upcast_attention"):
+        layout["attn_precision"] = torch.float32
+    return layout, uneven_heads
 
 
 MASK_DECODER = "digseg_mask_decoder"
@@ -312,20 +323,20 @@ def _choose_dtype(host_config: _HostConfig, weights: dict[str, Tensor], wanted: 
     host_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, supported))
 
 
-def _load_weights(model: DiGSegModel, patcher: ModelPatcher, weights: dict[str, Tensor], name: str) -> None:
-    expected = model.diffusion_model.state_dict()
+def _check_unet(checkpoint: Checkpoint, layout: dict, weights: dict[str, Tensor]) -> None:
+    """CheckpointError unless the host's U-Net of this layout has these tensors; found out before memory is taken for it."""
+    with checkpoint.building("U-Net"), torch.device("meta"):
+        expected = UNetModel(**layout, device="meta").state_dict()
     missing = sorted(set(expected) - set(weights))
     if missing:
         raise CheckpointError(
-            f"{name} lacks {len(missing)} of {len(expected)} U-Net tensors, for example {missing[0]}. "
+            f"{checkpoint.path.name} lacks {len(missing)} of {len(expected)} U-Net tensors, for example {missing[0]}. "
             "Download or export it again."
         )
-    wrong = next((k for k, v in expected.items() if v.shape != weights[k].shape), None)
-    if wrong is not None:
-        raise CheckpointError(
-            f"{name} says its U-Net tensor {wrong} is {tuple(expected[wrong].shape)}, in the file it is "
-            f"{tuple(weights[wrong].shape)}. The file was edited; download or export it again."
-        )
+    checkpoint.check_shapes("U-Net", weights, expected)
+
+
+def _load_weights(model: DiGSegModel, patcher: ModelPatcher, weights: dict[str, Tensor]) -> None:
     extra = {}
     if "assign" in inspect.signature(model.load_model_weights).parameters and hasattr(patcher, "is_dynamic"):
         extra["assign"] = patcher.is_dynamic()
@@ -431,28 +442,37 @@ def load_clip(checkpoint: Checkpoint) -> CLIP:
     config = checkpoint.config.text_encoder
     if config is None:
         raise CheckpointError(checkpoint.lacks("text encoder (CLIP)"))
+    check_text_encoder(config, checkpoint.path.name)
     weights = {
         k if k.startswith(("text_model.", "text_projection.")) else f"text_model.{k}": v
         for k, v in checkpoint.state_dict("text_encoder", _read).items()
         if not k.endswith("position_ids")
     }
+    target = _clip_target(config)
+    _check_clip(checkpoint, target, weights)
     # The host stores text encoders in fp16 even on a CPU, where nothing is gained by rounding an fp32 file.
     options = {"dtype": comfy.utils.weight_dtype(weights)} if mm.is_device_cpu(mm.text_encoder_device()) else {}
     arguments = {
-        "target": _clip_target(config),
+        "target": target,
         "embedding_directory": None,
         "model_options": options,
         "parameters": comfy.utils.calculate_parameters(weights),
     }
-    names = set(weights)
     if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
         clip = comfy.sd.CLIP(**arguments, state_dict=[weights])
     else:
         clip = comfy.sd.CLIP(**arguments)
         clip.load_sd(weights)
-    expected = {k.split(".transformer.", 1)[-1] for k in clip.cond_stage_model.state_dict() if ".transformer." in k}
-    checkpoint.check_names("text encoder", names, expected, optional="text_projection.weight")
     return clip
+
+
+def _check_clip(checkpoint: Checkpoint, target, weights: dict[str, Tensor]) -> None:
+    """CheckpointError unless the host's text encoder has these tensors; found out before memory is taken for it."""
+    with checkpoint.building("text encoder"), torch.device("meta"):
+        built = target.clip(device="meta", dtype=torch.float32).state_dict()
+    expected = {k.split(".transformer.", 1)[-1]: v for k, v in built.items() if ".transformer." in k}
+    checkpoint.check_names("text encoder", set(weights), set(expected), optional="text_projection.weight")
+    checkpoint.check_shapes("text encoder", weights, expected)
 
 
 def _clip_target(config: dict):
@@ -505,14 +525,24 @@ def load_vae(checkpoint: Checkpoint) -> VAE:
     if config is None:
         raise CheckpointError(checkpoint.lacks("VAE"))
     dtype = mm.vae_dtype(mm.vae_device(), [torch.float16, torch.float32])
-    layout = vae_layout(config, checkpoint.path.name)
-    weights, modules = checkpoint.state_dict("vae", _read), vae_modules(config)
-    names = {translate(k, modules) or k for k in weights}
+    with checkpoint.building("VAE"):
+        layout = vae_layout(config, checkpoint.path.name)
+    weights = checkpoint.state_dict("vae", _read)
+    _check_vae(checkpoint, weights)
     vae = comfy.sd.VAE(sd=weights, config=layout, dtype=dtype)
-    network = getattr(vae, "first_stage_model", None)  # None where the host does not recognise a VAE at all
-    checkpoint.check_names("VAE", names, set() if network is None else set(network.state_dict()))
     vae.digseg_config = checkpoint.config
     return vae
+
+
+def _check_vae(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> None:
+    """CheckpointError unless the host's VAE has these tensors; found out before memory is taken for it."""
+    with checkpoint.building("VAE"), torch.device("meta"):
+        built = AutoencoderKL(**vae_arguments(checkpoint.config.vae)).state_dict()
+    expected = {k: v.flatten(1) if ".attn_1." in k and v.ndim == 4 else v for k, v in built.items()}  # convolutions in the host
+    modules = vae_modules(checkpoint.config.vae)
+    found = {translate(k, modules) or k: v for k, v in weights.items()}
+    checkpoint.check_names("VAE", set(found), set(expected))
+    checkpoint.check_shapes("VAE", found, expected)
 
 
 def encode_text(clip: CLIP | None, text: str) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from pathlib import Path
@@ -31,6 +32,8 @@ from .untrusted import check_header, kind_of, parse_json, shown
 
 FORMAT = 1
 COMPONENTS = ("unet", "vae", "text_encoder", "mask_decoder")
+PART_NAMES = dict(zip(COMPONENTS, ("U-Net", "VAE", "text encoder", "mask decoder"), strict=True))
+"""As users read them."""
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 INITIAL_NOISES = ("gaussian", "zero")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -177,6 +180,28 @@ class Checkpoint:
                 f"ones, for example {(missing or unknown)[0]}. The file is damaged or was edited; download or export it again."
             )
 
+    def check_shapes(self, part: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+        """Raises CheckpointError for the first tensor that both have and whose shape is not the same."""
+        for name, tensor in expected.items():
+            if name in found and found[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"{self.path.name}: the tensor {name} of its {part} is {list(found[name].shape)}; by its config it is "
+                    f"{list(tensor.shape)}. The file was edited; download or export it again."
+                )
+
+    @contextmanager
+    def building(self, part: str) -> Iterator[None]:
+        """Whatever a library raises while it builds a part from its config is raised as a CheckpointError of one line."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.path.name}: no {part} can be built from its config ({one_line(error)}). The config was edited or is of "
+                "another kind of model; download or export the checkpoint again."
+            ) from error
+
     def state_dict(self, component: str, read: Callable[[str], dict[str, Tensor]] | None = None) -> dict[str, Tensor]:
         """Tensors of one component in diffusers / transformers names; `read` loads a whole file (default: lazily)."""
         if component not in self.parts:
@@ -189,7 +214,17 @@ class Checkpoint:
         for file in part.files:
             tensors = read(str(file)).items() if read else _read_wanted(file, part)
             out.update({part.name_of(k): v for k, v in tensors if part.name_of(k) is not None})
+        self._check_floats(component, out)
         return dict(_modern(out)) if component == "vae" else out
+
+    def _check_floats(self, component: str, tensors: dict[str, Tensor]) -> None:
+        """Raises CheckpointError for weights that are no floating-point numbers; counters and position_ids are no weights."""
+        for name, tensor in tensors.items():
+            if tensor.ndim and not tensor.is_floating_point() and not name.endswith("position_ids"):
+                raise CheckpointError(
+                    f"{self.path.name}: the tensor {name} of its {PART_NAMES[component]} is {str(tensor.dtype)[6:]}; "
+                    "floating-point numbers are expected. The file is quantised or was edited; use one in fp16 or fp32."
+                )
 
     def mask_decoder(self, read: Callable[[str], dict[str, Tensor]] | None = None) -> MaskDecoder | None:
         """The guided mask decoder in float32, or None of a checkpoint without one; `read` as for `state_dict`."""
@@ -247,6 +282,12 @@ def save_checkpoint(
     tensors = {f"{c}.{k}": v.detach().cpu().contiguous() for c, sd in components.items() for k, v in sd.items()}
     metadata = describe_config(config, title, description, license)
     write_safetensors(Path(path), tensors, {**metadata, **(extra_metadata or {})})
+
+
+def one_line(error: Exception) -> str:
+    """An error's kind and text in one short line."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def not_finite(tensors: dict[str, Tensor]) -> list[str]:

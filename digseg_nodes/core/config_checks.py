@@ -57,6 +57,14 @@ _UNET: dict[str, tuple[Check, str]] = {
     "use_linear_projection": (_none_or(_flag), "true or false"),
     "upcast_attention": (_none_or(_flag), "true or false"),
     "only_cross_attention": (_none_or(_one_or_list(_flag)), "true or false"),
+    "act_fn": (_text, "a name"),
+    "dropout": (_number(0, 1), "a number from 0 to 1"),
+    "norm_eps": (_number(0, 1), "a number from 0 to 1"),
+    "freq_shift": (_number(-1000, 1000), "a number"),
+    "mid_block_scale_factor": (_number(1e-6, 1e6), "a number above 0"),
+    "resnet_out_scale_factor": (_number(1e-6, 1e6), "a number above 0"),
+    "flip_sin_to_cos": (_flag, "true or false"),
+    "center_input_sample": (_flag, "true or false"),
 }
 _VAE: dict[str, tuple[Check, str]] = {
     "latent_channels": (_whole(1, 1024), "a whole number from 1 to 1024"),
@@ -69,6 +77,8 @@ _VAE: dict[str, tuple[Check, str]] = {
     "shift_factor": (_none_or(_number(-1e6, 1e6)), "a number"),
     "down_block_types": (_list(_text), _LEVELS + "names"),
     "up_block_types": (_list(_text), _LEVELS + "names"),
+    "act_fn": (_text, "a name"),
+    "sample_size": (_none_or(_one_or_list(_whole(1, 65_536))), "a whole number from 1 to 65536"),
 }
 _TEXT: dict[str, tuple[Check, str]] = {
     "hidden_size": (_CHANNELS, "a whole number from 1 to 65536"),
@@ -79,6 +89,7 @@ _TEXT: dict[str, tuple[Check, str]] = {
     "vocab_size": (_whole(1, 10_000_000), "a whole number"),
     "hidden_act": (_text, "a name"),
     "projection_dim": (_none_or(_whole(0, 65_536)), "a whole number"),
+    "layer_norm_eps": (_number(0, 1), "a number from 0 to 1"),
 }
 _SCHEDULER: dict[str, tuple[Check, str]] = {
     "num_train_timesteps": (_whole(1, MOST_TIMESTEPS), f"1 to {MOST_TIMESTEPS}"),

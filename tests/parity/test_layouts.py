@@ -264,7 +264,7 @@ def test_damaged_unet_is_refused(host, tmp_path):
         host.load_model(open_checkpoint(tmp_path / "b.safetensors"))
     narrow = {**tensors, "conv_in.weight": tensors["conv_in.weight"][:, :4].contiguous()}
     save_checkpoint(tmp_path / "c.safetensors", {"unet": narrow}, config, title="r")
-    with pytest.raises(CheckpointError, match=r"\(32, 8, 3, 3\), in the file it is \(32, 4, 3, 3\)"):
+    with pytest.raises(CheckpointError, match=r"U-Net is \[32, 4, 3, 3\]; by its config it is \[32, 8, 3, 3\]"):
         host.load_model(open_checkpoint(tmp_path / "c.safetensors"))
 
 

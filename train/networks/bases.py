@@ -9,10 +9,19 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from digseg_nodes.core.checkpoint import TEXT_PREFIX, Checkpoint, CheckpointConfig, CheckpointError, not_finite, open_checkpoint
+from digseg_nodes.core.checkpoint import (
+    PART_NAMES,
+    TEXT_PREFIX,
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointError,
+    not_finite,
+    open_checkpoint,
+)
 from digseg_nodes.core.latent_space import LATENT_CHANNELS, SCALING_FACTOR, segments, unet_input_channels
 from digseg_nodes.core.mask_decoder import MaskDecoder
 from digseg_nodes.core.schedule import alphas_cumprod
+from digseg_nodes.core.text_layout import check_text_encoder
 from train.networks.single_file import is_single_file, open_single_file, open_vae_file
 
 
@@ -125,9 +134,15 @@ def load_unet(checkpoint: Checkpoint, init: str = "pretrained", seed: int = 0) -
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if init == "random":
-            return UNet2DConditionModel.from_config(widened(checkpoint.config.unet))
+            config = widened(checkpoint.config.unet)
+            _expected(UNet2DConditionModel.from_config, checkpoint, "unet", config)
+            return UNet2DConditionModel.from_config(config)
+        expected = _expected(UNet2DConditionModel.from_config, checkpoint, "unet", checkpoint.config.unet)
+        tensors = _sound(checkpoint, "unet")
+        checkpoint.check_names("U-Net", set(tensors), set(expected))
+        checkpoint.check_shapes("U-Net", tensors, expected)
         unet = UNet2DConditionModel.from_config(checkpoint.config.unet)
-    unet.load_state_dict(_sound(checkpoint, "unet"))
+    unet.load_state_dict(tensors)
     return expand_conv_in(unet) if not segments(unet.config) else unet
 
 
@@ -159,6 +174,10 @@ def text_model(config: dict) -> CLIPTextModel:
     return CLIPTextModel(CLIPTextConfig(**config))
 
 
+_LAYERS = ("encoder.", "decoder.", f"{TEXT_PREFIX}encoder.")
+"""Names of tensors that a VAE or a text encoder cannot go without and compute the same."""
+
+
 def _load(build, checkpoint: Checkpoint, component: str) -> nn.Module:
     config = getattr(checkpoint.config, component)
     if config is None or component not in checkpoint.components:
@@ -166,16 +185,42 @@ def _load(build, checkpoint: Checkpoint, component: str) -> nn.Module:
             f"{checkpoint.path} has no {component.replace('_', ' ')}. Name a checkpoint that has one "
             "as `components:` in the configuration."
         )
-    model = build(config)
-    tensors = _prefixed_like(model, _sound(checkpoint, component))
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    lost = [name for name in missing if not name.endswith("position_ids")]
+    _check_kind(checkpoint, component, config)
+    expected = _expected(build, checkpoint, component, config)
+    tensors = _prefixed_like(expected, _sound(checkpoint, component))
+    lost = [name for name in expected if name not in tensors and not name.endswith("position_ids")]
+    unexpected = [name for name in tensors if name not in expected]
     if lost:
         raise CheckpointError(
             f"The {component} of {checkpoint.path} lacks {len(lost)} tensors, e.g. {lost[0]}"
             f"{f'; it has {unexpected[0]} instead' if unexpected else ''}. The file is damaged or of another kind."
         )
+    if layers := [name for name in unexpected if name.startswith(_LAYERS)]:
+        raise CheckpointError(
+            f"The {component} of {checkpoint.path} has {len(layers)} tensors that its config knows nothing of, e.g. {layers[0]}. "
+            "The file was edited; download or export it again."
+        )
+    checkpoint.check_shapes(PART_NAMES[component], tensors, expected)
+    model = build(config)
+    model.load_state_dict(tensors, strict=False)
     return model
+
+
+def _check_kind(checkpoint: Checkpoint, component: str, config: dict) -> None:
+    """CheckpointError for a text encoder or a VAE that the trained model could not use."""
+    if component == "text_encoder":
+        check_text_encoder(config, checkpoint.path.name)
+    elif (channels := config.get("latent_channels", LATENT_CHANNELS)) != LATENT_CHANNELS:
+        raise CheckpointError(
+            f"{checkpoint.path.name} has a VAE with latents of {channels} channels; DiGSeg reads {LATENT_CHANNELS}. Use the VAE "
+            "of a Stable Diffusion 1.x or 2.x."
+        )
+
+
+def _expected(build, checkpoint: Checkpoint, component: str, config: dict) -> dict[str, Tensor]:
+    """The tensors that a part has by its config, without memory for them; CheckpointError when nothing can be built from it."""
+    with checkpoint.building(PART_NAMES[component]), torch.device("meta"):
+        return build(config).state_dict()
 
 
 def _sound(checkpoint: Checkpoint, component: str) -> dict[str, Tensor]:
@@ -189,9 +234,9 @@ def _sound(checkpoint: Checkpoint, component: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _prefixed_like(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _prefixed_like(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Text encoders carry the prefix "text_model." or not, depending on the release of transformers."""
-    wanted = next(iter(model.state_dict())).startswith(TEXT_PREFIX)
+    wanted = next(iter(expected)).startswith(TEXT_PREFIX)
     bare = {name.removeprefix(TEXT_PREFIX): tensor for name, tensor in tensors.items()}
     return {TEXT_PREFIX + name: tensor for name, tensor in bare.items()} if wanted else bare
 
