@@ -146,7 +146,10 @@ def test_log_and_validation_come_as_ever(config_file):
     one = trainer(config_file, *JOINT)
     one.run()
     log = [json.loads(line) for line in (one.config.output / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert "validation" in log[-1] and all(line["loss"] > 0 for line in log if "loss" in line)
+    assert log[-1]["validation"]["prompts"] == log[-1]["validation_vae"]["prompts"] > 0
+    assert log[-1]["validation"]["mean_iou"] != log[-1]["validation_vae"]["mean_iou"]
+    assert "Decoded by the VAE instead" in (one.config.output / "report.html").read_text(encoding="utf-8")
+    assert all(line["loss"] > 0 for line in log if "loss" in line)
 
 
 def test_a_base_whose_decoder_stays_as_it_is_is_named(config_file, tmp_path, capsys):

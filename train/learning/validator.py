@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from digseg_nodes.core.inference import ImageSettings, SamplerSettings
+from digseg_nodes.core.inference import ImageSettings, SamplerSettings, decode_masks, sample_masks
 from train.data.base import Source
 from train.learning.checkpointer import Checkpointer
 from train.learning.processes import fail_together
@@ -16,10 +16,13 @@ from train.learning.trained import Trained
 from train.networks.bases import Networks
 from train.networks.engine import DiffusersEngine
 from train.scoring.grids import save_grid
-from train.scoring.predictions import EncodedSample, Result, encoded_samples, predict, score_sample
+from train.scoring.predictions import EncodedSample, Result, encoded_samples, score_sample
 from train.scoring.report import write_report
 from train.scoring.scores import Record, summarise
 from train.settings.train_config import TrainConfig
+
+DECODER, VAE = "auto", "vae"
+"""The nodes' choice, which decides what is best, and the other one."""
 
 
 class Validator:
@@ -40,12 +43,13 @@ class Validator:
     def validate(self, progress: RunProgress, log: RunLog, checkpointer: Checkpointer) -> dict:
         """Score and take note in `progress`; writes the log, the pictures and, when better than before, best.safetensors."""
         with self.trained.evaluating():
-            results, failure = self._try()
+            by_decoder, failure = self._try()
         fail_together(self.accelerator, failure, "The validation")
-        summary = summarise(self._gathered(results))
+        results, summaries = by_decoder[DECODER], {name: summarise(self._gathered(found)) for name, found in by_decoder.items()}
+        summary = summaries.pop(DECODER)
         better = progress.note(summary["miou"] or 0.0)
         if self.accelerator.is_main_process:
-            log.write(progress.step, {"validation": summary})
+            log.write(progress.step, {"validation": summary} | {f"validation_{name}": other for name, other in summaries.items()})
             tqdm.write(describe(progress.step, summary))
             self._show(progress.step, results)
             if better:
@@ -54,19 +58,25 @@ class Validator:
                 tqdm.write(f"no better validation for {self.config.validation.patience} of them: stopped before the end")
         return summary
 
-    def _try(self) -> tuple[list[Result], Exception | None]:
-        """This process's results, or why there are none."""
+    def _try(self) -> tuple[dict[str, list[Result]], Exception | None]:
+        """This process's results by decoder, or why there are none."""
         try:
             return self._predictions(), None
         except Exception as error:
-            return [], error
+            return {}, error
 
-    def _predictions(self) -> list[Result]:
-        """This process's share of the validation prompts, predicted and scored."""
-        config, threshold = self.config, self.config.export.threshold
+    def _predictions(self) -> dict[str, list[Result]]:
+        """This process's share of the validation prompts, predicted and scored: as the nodes decode them, and by the VAE too
+        where a mask decoder is trained along."""
+        config = self.config
         settings = SamplerSettings(steps=config.validation.steps or config.sampling_steps, ensemble=config.validation.ensemble)
-        masks = ((one, predict(self.engine, one.image, one.prompts, settings)) for one in self._encoded())
-        return [result for one, soft in masks for result in score_sample(one.number, one.sample, soft, threshold)]
+        found = {name: [] for name in (DECODER, VAE) if name == DECODER or config.mask_decoder}
+        for one in self._encoded():
+            latent = sample_masks(self.engine, one.prompts, one.image, settings)
+            for name, results in found.items():
+                soft = decode_masks(self.engine, latent, decoder=name).soft[0]
+                results += score_sample(one.number, one.sample, soft, config.export.threshold)
+        return found
 
     def _encoded(self) -> list[EncodedSample]:
         """This process's images, encoded at the first validation and kept."""
