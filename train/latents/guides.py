@@ -18,7 +18,7 @@ from train.data.prepare import filled_up
 Size = tuple[int, int]
 
 REMEMBERED = 2**28
-"""Bytes of photos and masks that are kept from step to step."""
+"""Bytes of photos and masks that each process keeps from step to step; the newest photo is kept whatever its size."""
 SMALLEST_WINDOW = 6
 """Latent pixels along a side of what the decoder is shown at least."""
 
@@ -56,6 +56,20 @@ def fit_known(known: np.ndarray, geometry: Geometry) -> Tensor:
     return filled_up(torch.from_numpy(covered_share(known, geometry.resized) > 0.5), geometry)
 
 
+def held_bytes(sample: Sample) -> int:
+    """Bytes of memory that a sample's photo and labels take; what several of its arrays share counts once."""
+    arrays = (sample.image, sample.ignore, *(array for query in sample.queries for array in (query.mask, query.soft)))
+    owners = [_owner(array) for array in arrays if array is not None]
+    return sum({id(owner): owner.nbytes for owner in owners}.values())
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    """The array whose memory a view keeps alive."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
 class Guides:
     """Photos and masks by the number of their place among all images of `sources`, and of the query."""
 
@@ -64,7 +78,7 @@ class Guides:
         self.resolution, self.photo_shape = resolution, photo_shape
         self.guide, self.colour, self.seed = guide, colour, seed % 2**64
         self.kept: dict[int, Sample] = {}
-        self.room = max(16, REMEMBERED // (16 * resolution**2))
+        self.held = 0
 
     def sample(self, place: int, query: int) -> Sample:
         """An image with the one query that is asked."""
@@ -77,12 +91,14 @@ class Guides:
         return replace(sample, queries=(sample.queries[query],))
 
     def _read(self, place: int) -> Sample:
-        """A whole image, the last `room` of which are kept."""
+        """A whole image; the last ones are kept, as many as have room in REMEMBERED bytes."""
         if place not in self.kept:
-            if len(self.kept) == self.room:
-                self.kept.pop(next(iter(self.kept)))
             source, index = self.places[place]
-            self.kept[place] = source.sample(index)
+            sample = source.sample(index)
+            self.held += held_bytes(sample)
+            while self.kept and self.held > REMEMBERED:
+                self.held -= held_bytes(self.kept.pop(next(iter(self.kept))))
+            self.kept[place] = sample
         return self.kept[place]
 
     def seen(self, sample: Sample, like: Size | None = None) -> Geometry:
