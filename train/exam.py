@@ -20,7 +20,8 @@ from digseg_nodes.core.files import write_text
 from train.data.base import DataError
 from train.settings.command import run
 from train.settings.folders import make_place
-from train.settings.inference_options import add_inference_options, check_inference_options
+from train.settings.inference_options import add_inference_options, check_inference_options, decoder_of
+from train.settings.yaml_config import ConfigError, shortened
 
 CONFIGS = Path(__file__).parent / "configs" / "data"
 WORKS = {
@@ -92,6 +93,7 @@ def take_exams(arguments: argparse.Namespace) -> int:
     from train.networks.engine import open_segmenter
 
     check_inference_options(arguments)
+    check_one_way(arguments)
     if not arguments.data_root.is_dir():
         raise DataError(f"There is no folder {arguments.data_root}.")
     make_place(arguments.report, "--report")
@@ -99,6 +101,7 @@ def take_exams(arguments: argparse.Namespace) -> int:
     files = (arguments.checkpoint, arguments.components, arguments.lora)
     engine = open_segmenter(*files, accelerator.device, arguments.batch_size).engine
     threshold = engine.config.threshold if arguments.threshold is None else arguments.threshold
+    arguments.decoder = decoder_of(engine, arguments.decoder)
     report = begun(arguments, threshold)
     for exam in EXAMS:
         if exam.name in report["scores"] or (arguments.only and exam.config not in arguments.only):
@@ -118,24 +121,58 @@ def take_exams(arguments: argparse.Namespace) -> int:
     return len(report["problems"])
 
 
+def check_one_way(arguments: argparse.Namespace) -> None:
+    """ConfigError for several --steps or --ensemble: a report holds one score of each data set."""
+    for name in ("steps", "ensemble"):
+        values = getattr(arguments, name) or []
+        if len(values) > 1:
+            raise ConfigError(
+                f"--{name} has {len(values)} values ({' '.join(map(str, values))}), and exam.py scores one. Give one, and start "
+                "the command again with another --report for each of the others."
+            )
+
+
+def asked_for(arguments: argparse.Namespace, threshold: float) -> dict:
+    """All that the scores depend on but the data, as JSON values; the files by their name and content."""
+    from train.predicting.results import fingerprint
+
+    files = {name: getattr(arguments, name) for name in ("checkpoint", "components", "lora")}
+    asked = {name: path and f"{path.name} {fingerprint(path)}" for name, path in files.items()}
+    names = ("decoder", "resolution", "tile", "mirror", "steps", "ensemble", "seed", "images")
+    return {**asked, "threshold": threshold, **{name: getattr(arguments, name) for name in names}}
+
+
 def begun(arguments: argparse.Namespace, threshold: float) -> dict:
     """The report to add to: that of the same checkpoint and settings where it is there, else an empty one."""
-    options = {name: getattr(arguments, name) for name in ("resolution", "tile", "mirror", "steps", "ensemble", "seed", "images")}
-    stat = arguments.checkpoint.stat()
-    asked = {"checkpoint": [arguments.checkpoint.name, stat.st_size, stat.st_mtime_ns], "threshold": threshold}
-    asked |= {**options, "lora": arguments.lora and str(arguments.lora)}
+    asked = asked_for(arguments, threshold)
     scores = {}
     if arguments.report.is_file():
-        try:
-            there = json.loads(arguments.report.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            there = {}
-        if not isinstance(there, dict) or there.get("asked") != asked:
+        there = _report_at(arguments.report)
+        old = there.get("asked")
+        if old != asked:
             raise DataError(
-                f"{arguments.report} is no report of this checkpoint and these settings. Name another --report, or delete it."
+                f"{arguments.report} is no report of this checkpoint and these settings{_differences(old, asked)}. Name another "
+                "--report, or delete it."
             )
         scores = there["scores"]
-    return {"asked": asked, "scores": scores, "problems": {}}
+    return {"asked": asked, "decoder": arguments.decoder, "scores": scores, "problems": {}}
+
+
+def _report_at(path: Path) -> dict:
+    """The report that is there; empty for a file that is none."""
+    try:
+        there = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return there if isinstance(there, dict) else {}
+
+
+def _differences(old: object, asked: dict) -> str:
+    """What a report was asked that is not asked now, in brackets; nothing where that is not known."""
+    if not isinstance(old, dict):
+        return ""
+    named = [f"{name} was {shortened(old.get(name))}, now {value}" for name, value in asked.items() if old.get(name) != value]
+    return f" ({'; '.join(named)})" if named else ""
 
 
 def table(report: dict) -> list[str]:
@@ -155,6 +192,7 @@ def table(report: dict) -> list[str]:
             lines.append(f"{exam.name:20}not asked for, or not there (train/configs/data/{exam.config}.yaml says where)")
     lines += [
         "",
+        f"Decoder of the masks: {report['decoder']}.",
         "mIoU: every class asked for, each pixel to the best one, background left out; pixels: share of labelled pixels that are",
         "right. asked: mIoU of the classes that are there, each for itself; fires: share of absent classes that light up 1 %.",
         "A data set the checkpoint was trained on is no open-vocabulary exam. Reported by (mIoU, where its source is known):",

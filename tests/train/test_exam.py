@@ -8,9 +8,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from digseg_nodes.core.checkpoint import open_checkpoint
+from digseg_nodes.core.mask_decoder import MaskDecoder, MaskDecoderConfig
 from tests.train.exports import save_png, save_text
 from tests.train.helpers import tiny_base
 from train.exam import EXAMS, main
+from train.networks.decoder_export import write_with_decoder
 
 SIZE = (32, 48)
 LABELS = np.zeros(SIZE, np.uint8)
@@ -106,3 +109,29 @@ def test_a_data_set_that_cannot_be_read_does_not_stop_the_others(checkpoint, tmp
     assert list(json.loads((tmp_path / "report.json").read_text())["scores"]) == ["PhenoBench"]
     with pytest.raises(SystemExit, match="There is no folder"):
         sit(checkpoint, tmp_path / "nowhere", tmp_path / "other.json")
+
+
+def test_scores_of_another_decoder_or_of_other_components_are_not_kept(checkpoint, tmp_path, capsys):
+    write_all(tmp_path)
+    guided, report = tmp_path / "guided.safetensors", tmp_path / "report.json"
+    small = MaskDecoder(MaskDecoderConfig(widths=(4, 8, 8, 8), blocks=1, guide=1))
+    write_with_decoder(guided, small, open_checkpoint(checkpoint))
+    line = (guided, tmp_path, report, "--only", "kvasir_seg")
+    assert sit(*line, "--decoder", "vae")["decoder"] == "vae"
+    assert "Decoder of the masks: vae." in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"is no report of this checkpoint and these settings \(decoder was vae, now guided\)"):
+        sit(*line, "--decoder", "guided")
+    with pytest.raises(SystemExit, match=r"components was None, now model.safetensors \w+\). Name another --report"):
+        sit(*line, "--decoder", "vae", "--components", str(checkpoint))
+    report.unlink()
+    assert sit(*line)["decoder"] == "guided"
+    assert sit(*line, "--decoder", "guided")["decoder"] == "guided"
+    with pytest.raises(SystemExit, match="the checkpoint has no mask decoder"):
+        sit(checkpoint, *line[1:], "--decoder", "guided")
+
+
+@pytest.mark.parametrize(("option", "named"), [("--steps", "--steps has 2 values"), ("--ensemble", "--ensemble has 2 values")])
+def test_several_values_of_one_setting_are_refused_before_anything_is_scored(checkpoint, tmp_path, option, named):
+    with pytest.raises(SystemExit, match=rf"{named} \(1 4\), and exam.py scores one. Give one"):
+        sit(checkpoint, tmp_path, tmp_path / "report.json", option, "1", "4")
+    assert not (tmp_path / "report.json").exists()
