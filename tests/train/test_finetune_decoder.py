@@ -11,6 +11,7 @@ from digseg_nodes.core.checkpoint import open_checkpoint
 from tests.train.helpers import EPSILON_SCHEDULER, folder_dataset, tiny_base
 from train.convert import main as convert
 from train.finetune_decoder import main
+from train.learning import decoder_pairs
 from train.learning.decoder_loop import DecoderTrainer
 from train.learning.loop import Trainer
 from train.learning.resume import ResumeError, latest_state, load_state, save_state
@@ -105,6 +106,80 @@ def test_another_runs_folder_is_refused(model, photos, tmp_path):
     run(model, photos, tmp_path, steps=2)
     with pytest.raises(ResumeError, match="noise"):
         run(model, photos, tmp_path, steps=4, noise=0.5)
+
+
+def stopped_while_predicting(model: Path, photos: Path, output: Path, **more) -> None:
+    """A run that ends, as by Ctrl+C, before its second photo."""
+    whole = decoder_pairs.predicted_pair
+
+    def until_second(engine, sample, settings, number, texts):
+        if number:
+            raise KeyboardInterrupt
+        return whole(engine, sample, settings, number, texts)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(decoder_pairs, "predicted_pair", until_second)
+        run(model, photos, output, **more)
+    assert len(list((output / "pairs").iterdir())) == 1
+
+
+def retrained(model: Path, path: Path) -> Path:
+    """Another model's weights in the file `path`, as large as those of `model`."""
+    tiny_base(path, in_channels=8, scheduler=EPSILON_SCHEDULER, seed=7)
+    assert path.stat().st_size == model.stat().st_size
+    return path
+
+
+@pytest.mark.timeout(300)
+def test_predictions_of_another_model_data_or_settings_are_not_gone_on_with(model, photos, tmp_path):
+    mine, output = Path(shutil.copy(model, tmp_path / "model.safetensors")), tmp_path / "run"
+    stopped_while_predicting(mine, photos, output)
+    other_data = folder_dataset(tmp_path / "other", size=(96, 128), seed=3)
+    other_model = retrained(model, tmp_path / "other.safetensors")
+    for named, values in {
+        "checkpoint was model.safetensors .*, now other.safetensors": (other_model, photos, {}),
+        "components was None, now model.safetensors": (mine, photos, {"components": model}),
+        "data was": (mine, other_data, {}),
+        r"settings: guide was 4.0, now 2.0\. Choose another --output, or delete the folder": (mine, photos, {"guide": 2}),
+        r"settings: images was 3, now 4\. ": (mine, photos, {"images": 4}),
+    }.items():
+        changed, data, more = values
+        with pytest.raises(ResumeError, match=named):
+            run(changed, data, output, **more)
+    assert run(mine, photos, output, steps=2).step_number == 2
+
+
+@pytest.mark.timeout(300)
+def test_a_checkpoint_retrained_in_its_place_is_noticed_with_and_without_a_state(model, photos, tmp_path):
+    mine = Path(shutil.copy(model, tmp_path / "model.safetensors"))
+    stopped_while_predicting(mine, photos, tmp_path / "stopped")
+    run(mine, photos, tmp_path / "done", steps=2)
+    retrained(model, mine)
+    for name in ("stopped", "done"):
+        with pytest.raises(
+            SystemExit, match=r"predictions of another model.*checkpoint was model.safetensors \w+, now model.saf"
+        ):
+            main(line_of(options(mine, photos, tmp_path / name, steps=2)))
+
+
+def test_a_folder_of_an_older_version_is_gone_on_with_and_a_damaged_note_named(model, photos, tmp_path):
+    stopped_while_predicting(model, photos, tmp_path)
+    (tmp_path / "pairs.json").unlink()
+    stopped = next((tmp_path / "pairs").iterdir())
+    written = stopped.stat().st_mtime_ns
+    run(model, photos, tmp_path, steps=1)
+    assert stopped.stat().st_mtime_ns == written and (tmp_path / "pairs.json").is_file()
+    (tmp_path / "pairs.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ResumeError, match=r"pairs.json.* cannot be read .*delete the folder"):
+        run(model, photos, tmp_path, steps=1)
+
+
+def test_a_refused_run_leaves_no_note_in_an_older_folder(model, photos, tmp_path):
+    run(model, photos, tmp_path, steps=1)
+    (tmp_path / "pairs.json").unlink()
+    with pytest.raises(ResumeError, match=r"guide was 4\.0, now 2\.0"):
+        run(model, photos, tmp_path, steps=1, guide=2)
+    assert run(model, photos, tmp_path, steps=1).step_number == 1
 
 
 def test_a_folder_in_use_and_one_that_cannot_be_are_named(model, photos, tmp_path):

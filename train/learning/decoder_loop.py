@@ -13,7 +13,7 @@ from digseg_nodes.core.mask_decoder import PREFIX
 from train.data.build import open_split
 from train.data.config import load_data
 from train.learning.decoder_batches import BatchSettings, DecoderBatch, DecoderBatches
-from train.learning.decoder_pairs import PairSettings, make_pairs
+from train.learning.decoder_pairs import Basis, PairSettings, make_pairs
 from train.learning.decoder_validation import DecoderValidator
 from train.learning.divergence import DivergenceGuard, refuse_not_finite
 from train.learning.learning_rate import learning_rate
@@ -48,9 +48,12 @@ class DecoderTrainer:
         self.settings, self.folder = settings, settings.run_folder
         self.data = load_data(settings.data)
         self.source = open_checkpoint(settings.checkpoint)
-        files = (settings.checkpoint, settings.components, settings.lora)
+        files = {name: getattr(settings, name) for name in ("checkpoint", "components", "lora")}
         device = "cpu" if settings.cpu else None
-        self.engine: DiffusersEngine = open_segmenter(*files, device, settings.batch_size).engine
+        self.engine: DiffusersEngine = open_segmenter(*files.values(), device, settings.batch_size).engine
+        self.photos = open_split(self.data, "train")
+        self.wanted = PairSettings(**{name: getattr(settings, name) for name in PREDICTION_SETTINGS})
+        self.basis = Basis(self.folder, files, self.photos, self.wanted)
         self.device = self.engine.networks.unet.device
         self.decoder = first_decoder(self.engine.networks.mask_decoder, settings.guide, settings.seed).to(self.device)
         self.rates = Optimizer(lr=settings.lr, warmup_steps=WARMUP, decay="cosine", final_lr_share=FINAL_SHARE)
@@ -68,7 +71,9 @@ class DecoderTrainer:
 
     def run(self) -> None:
         """Train from the last state in the run folder, or from the start, and write the file with the decoder."""
+        self.basis.check()
         self.resume()
+        self.basis.note()
         if self.step_number >= self.settings.steps or self._train():
             self.finish()
 
@@ -92,8 +97,7 @@ class DecoderTrainer:
     def _batches(self) -> DecoderBatches:
         """What the steps look at; makes the predictions that are missing."""
         settings = self.settings
-        wanted = PairSettings(**{name: getattr(settings, name) for name in PREDICTION_SETTINGS})
-        paths = make_pairs(self.engine, open_split(self.data, "train"), wanted, self.folder / "pairs")
+        paths = make_pairs(self.engine, self.photos, self.wanted, self.folder / "pairs")
         names = ("photos", "masks", "crop", "noise", "exact", "colour", "seed")
         return DecoderBatches(paths, settings.steps, BatchSettings(**{name: getattr(settings, name) for name in names}))
 

@@ -5,8 +5,10 @@ One file per photo in the run's folder, made once by the inference loop itself; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from tqdm import tqdm
 
 from digseg_nodes.core.encoded import EncodedImage, EncodedPrompts
 from digseg_nodes.core.engine import Engine
-from digseg_nodes.core.files import written_atomically
+from digseg_nodes.core.files import write_text, written_atomically
 from digseg_nodes.core.geometry import Geometry, fit
 from digseg_nodes.core.inference import ImageSettings, SamplerSettings, encode_image, encode_prompts, sample_masks
 from digseg_nodes.core.latent_space import PIXELS_PER_LATENT
@@ -28,6 +30,8 @@ from train.data.area import soft_mask
 from train.data.base import DataError, Query, Sample, Source
 from train.data.prepare import filled_up
 from train.latents.guides import enlarged, fit_known, fit_mask
+from train.learning.resume import ResumeError
+from train.predicting.results import fingerprint
 from train.scoring.predictions import as_float
 
 
@@ -69,6 +73,53 @@ class Pair:
 def pair_path(folder: Path, number: int) -> Path:
     """File of photo number `number` of the run."""
     return folder / f"{number:08d}.safetensors"
+
+
+class Basis:
+    """What the predictions in a run folder rest on, noted in a file beside them: the model, the settings and the data."""
+
+    def __init__(
+        self, run: Path, files: Mapping[str, Path | None], sources: Sequence[tuple[Source, float]], settings: PairSettings
+    ):
+        self.run, self.file = run, run / "pairs.json"
+        named = {name: path and f"{path.name} {fingerprint(path)}" for name, path in files.items()}
+        self.now = {**named, **asdict(settings), "data": data_digest(sources, settings)}
+
+    def check(self) -> None:
+        """Raises ResumeError where the folder was begun with something else. One of an older version says nothing: it passes."""
+        if not self.file.is_file():
+            return
+        old = self._noted()
+        changed = [name for name, value in self.now.items() if old.get(name) != value]
+        if {"images", "seed"} & set(changed):
+            changed = [name for name in changed if name != "data"]  # other photos are chosen from it
+        if changed:
+            named = "; ".join(f"{name} was {old.get(name)}, now {self.now[name]}" for name in changed)
+            raise ResumeError(
+                f"{self.run} holds predictions of another model, of other data or with other settings: {named}. Choose another "
+                "--output, or delete the folder to begin anew."
+            )
+
+    def note(self) -> None:
+        """Write the file, where there is none."""
+        if not self.file.exists():
+            write_text(self.file, json.dumps(self.now, indent=1, ensure_ascii=False) + "\n", sync=True)
+
+    def _noted(self) -> dict:
+        try:
+            old = json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ResumeError(
+                f"{self.file}, which says what the predictions in its folder rest on, cannot be read ({error}). Choose another "
+                "--output, or delete the folder to begin anew."
+            ) from error
+        return old if isinstance(old, dict) else {}
+
+
+def data_digest(sources: Sequence[tuple[Source, float]], settings: PairSettings) -> str:
+    """A digest of the photos that are predicted for, of their labels and of their order."""
+    identities = [source.identity(index) for source, index in chosen_places(sources, settings)]
+    return hashlib.sha256(json.dumps(identities).encode()).hexdigest()[:16]
 
 
 def make_pairs(engine: Engine, sources: Sequence[tuple[Source, float]], settings: PairSettings, folder: Path) -> list[Path]:
