@@ -64,7 +64,7 @@ from .core.latent_space import (
     segments,
 )
 from .core.ldm_names import translate, vae_modules
-from .core.lora_fit import bias_of, does_not_fit, half_pairs, wrong_shapes
+from .core.lora_fit import bias_of, check_not_empty, does_not_fit, faults
 from .core.lora_names import adapter_settings, layers_of, to_kohya
 from .core.mask_decoder import PREFIX, MaskDecoder, split_lora
 from .core.preview import SIZE as PREVIEW_SIZE
@@ -402,16 +402,7 @@ def apply_lora(model: ModelPatcher, path: Path, strength: float = 1.0) -> ModelP
     """
     lora, decoder = read_lora(path)
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
-    weights = model.model.state_dict()
-    unmapped = sorted(key for layer, keys in layers_of(lora).items() if layer not in targets for key in keys)
-    if unmapped:
-        raise CheckpointError(does_not_fit(path, unmapped, len(lora), "find no layer in this U-Net"))
-    halves = sorted(half_pairs(lora))
-    if halves:
-        raise CheckpointError(does_not_fit(path, halves, len(layers_of(lora)), "are half a pair of matrices"))
-    wrong = [f"{layer} ({found} instead of {expected})" for layer, found, expected in wrong_shapes(lora, targets, weights)]
-    if wrong:
-        raise CheckpointError(does_not_fit(path, wrong, len(layers_of(lora)), "have another shape"))
+    _check_lora(path, lora, targets, model.model.state_dict())
     patches = comfy.lora.load_lora(lora, targets)
     lacking = sorted(layer for layer in layers_of(lora) if not {targets[layer], bias_of(targets[layer])} & set(patches))
     if lacking:
@@ -423,6 +414,23 @@ def apply_lora(model: ModelPatcher, path: Path, strength: float = 1.0) -> ModelP
     return patched
 
 
+def _check_lora(path: Path, lora: dict[str, Tensor], targets: dict[str, str], weights: dict[str, Tensor]) -> None:
+    """CheckpointError, naming them, for layers of a LoRA that the host would leave out, or fail at while it samples."""
+    layers = layers_of(lora)
+    unmapped = sorted(key for layer, keys in layers.items() if layer not in targets for key in keys)
+    if unmapped:
+        raise CheckpointError(does_not_fit(path, unmapped, len(lora), "find no layer in this U-Net"))
+    named = [targets[layer] for layer in layers]
+    twice = sorted(layer for layer in layers if named.count(targets[layer]) > 1)
+    if twice:
+        raise CheckpointError(does_not_fit(path, twice, len(layers), "change the same weight as another"))
+    shapes = {layer: tuple(weights[targets[layer]].shape) for layer in layers}
+    biases = {layer: tuple(weights[bias_of(targets[layer])].shape) for layer in layers if bias_of(targets[layer]) in weights}
+    wrong = [f"{layer} ({what})" for layer, what in sorted(faults(lora, shapes, biases).items())]
+    if wrong:
+        raise CheckpointError(does_not_fit(path, wrong, len(layers), "cannot be applied"))
+
+
 def read_lora(path: Path) -> tuple[dict[str, Tensor], MaskDecoder | None]:
     """A LoRA's tensors under kohya's names and the mask decoder it may carry; CheckpointError when the file is none."""
     check_header(path)
@@ -431,6 +439,7 @@ def read_lora(path: Path) -> tuple[dict[str, Tensor], MaskDecoder | None]:
     except Exception as error:
         raise CheckpointError(describe_not_safetensors(path, error)) from error
     lora, decoder = split_lora(lora, metadata or {}, path.name)
+    check_not_empty(lora, decoder, path.name)
     try:
         return to_kohya(lora, metadata, adapter_settings(path)), decoder
     except CheckpointError as error:

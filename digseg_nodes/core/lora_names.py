@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -106,12 +107,29 @@ def to_kohya(
         raise CheckpointError(
             f"{len(unknown)} of {len(lora)} tensors are of no known LoRA format, for example {', '.join(sorted(unknown)[:5])}."
         )
-    renamed = {}
+    renamed, stored = {}, {}
     for key, value in lora.items():
         layer, suffix = split_name(key)
-        renamed[kohya_layer(layer) + suffix] = value
+        name = kohya_layer(layer) + suffix
+        if name in renamed:
+            raise CheckpointError(f"{stored[name]} and {key} are the same tensor under two names. Keep one of them.")
+        _check_tensor(key, suffix, value)
+        renamed[name], stored[name] = value, key
     settings = peft_config or _unet_settings(metadata or {})
     return {**renamed, **_alphas(renamed, settings)}
+
+
+def _check_tensor(key: str, suffix: str, value: Tensor) -> None:
+    """CheckpointError for a strength that is no number, and for matrices that are none."""
+    if suffix == ".alpha" and (value.numel() != 1 or value.is_complex() or not math.isfinite(value.item())):
+        raise CheckpointError(f"{key} is {_found(value)}; one number is expected. Export it again.")
+    if suffix in (_DOWN, _UP) and (value.ndim < 2 or not value.numel()):
+        raise CheckpointError(f"{key} is {list(value.shape)}; a matrix of rank 1 or more is expected. Export it again.")
+
+
+def _found(value: Tensor) -> str:
+    """A tensor that should be one number: its shape, or the number."""
+    return f"of shape {list(value.shape)}" if value.numel() != 1 else str(value.item())
 
 
 def _unet_settings(metadata: dict[str, str]) -> dict:
@@ -127,7 +145,7 @@ def _unet_settings(metadata: dict[str, str]) -> dict:
 
 def _alphas(lora: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
     """`.alpha` per layer for a peft LoraConfig; the host's strength of a layer is alpha / rank."""
-    patterns, default = settings.get("alpha_pattern") or {}, settings.get("lora_alpha")
+    patterns, default = _strengths(settings)
     alphas = {}
     for key, value in lora.items():
         layer = key.removesuffix(_DOWN)
@@ -138,6 +156,23 @@ def _alphas(lora: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
             rank = value.shape[0]
             alphas[f"{layer}.alpha"] = tensor(float(alpha) * (rank**0.5 if settings.get("use_rslora") else 1.0))
     return alphas
+
+
+def _strengths(settings: dict) -> tuple[dict[str, float], float | None]:
+    """alpha_pattern and lora_alpha of a peft LoraConfig; CheckpointError where they are no numbers."""
+    patterns, default = settings.get("alpha_pattern") or {}, settings.get("lora_alpha")
+    if not isinstance(patterns, dict):
+        raise CheckpointError(f"its alpha_pattern is {str(patterns)[:40]!r}; a table of numbers is expected. Export it again.")
+    for name, value in [("lora_alpha", default), *patterns.items()]:
+        if value is not None and not _is_number(value):
+            place = name if name == "lora_alpha" else f"alpha_pattern of {name[:60]!r}"
+            raise CheckpointError(f"its {place} is {str(value)[:40]!r}; a number is expected. Export it again.")
+    return patterns, default
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value out of JSON is a number that a float holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
 def _by_pattern(patterns: dict, layer: str, default: float | None) -> float | None:

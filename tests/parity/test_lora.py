@@ -1,6 +1,7 @@
 """LoRAs of every format apply completely and equal peft's own arithmetic; what does not fit is named."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from digseg_nodes.core.checkpoint import CheckpointError
 from digseg_nodes.core.ddim import initial_noise
 from digseg_nodes.core.schedule import ddim_schedule
+from tests.bad_loras import BAD_NAMES, FIT, UNFIT, layer_of
 from tests.parity.builders import SCHEDULERS, deviation, make_unet, reference_ddim, write_checkpoint
 from tests.parity.lora_formats import FORMATS, PROCESSORS
 
@@ -147,4 +149,65 @@ def test_what_does_not_fit_is_named(host, tmp_path, model):
             host.apply_lora(model, path)
     path.write_bytes(b"\x80\x02")
     with pytest.raises(CheckpointError, match="is a pickle"):
+        host.apply_lora(model, path)
+
+
+LAYERS = {
+    "linear": "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k",
+    "conv": "lora_unet_up_blocks_0_resnets_0_conv1",
+    "norm": "lora_unet_mid_block_resnets_0_norm1",
+}
+"""Of other inputs than outputs, each kind."""
+
+
+def changed(model, patched) -> set[str]:
+    """Names of the weights that the host's own arithmetic makes other ones of."""
+    import comfy.lora
+
+    before = model.model.state_dict()
+    after = {key: comfy.lora.calculate_weight(found, before[key].clone(), key) for key, found in patched.patches.items()}
+    return {key for key, weight in after.items() if weight.shape == before[key].shape and not torch.equal(weight, before[key])}
+
+
+def shape_of(model, kind: str) -> tuple:
+    import comfy.lora
+
+    return tuple(model.model.state_dict()[comfy.lora.model_lora_keys_unet(model.model, {})[LAYERS[kind]]].shape)
+
+
+@pytest.mark.parametrize(("kind", "parts"), [row[1:] for row in FIT], ids=[row[0] for row in FIT])
+def test_every_kind_of_change_that_is_taken_is_calculated(host, tmp_path, model, caplog, kind, parts):
+    save_file(layer_of(LAYERS[kind], parts, shape_of(model, kind)), tmp_path / "lora.safetensors")
+    patched = host.apply_lora(model, tmp_path / "lora.safetensors")
+    with caplog.at_level(logging.WARNING):
+        assert changed(model, patched) == set(patched.patches)
+    assert not caplog.records
+    assert len(patched.patches) == 1 + bool({"diff_b", "b_norm"} & set(parts) and len(parts) > 1)
+
+
+@pytest.mark.parametrize(("kind", "parts"), [row[1:] for row in UNFIT], ids=[row[0] for row in UNFIT])
+def test_changes_that_the_host_would_leave_out_are_refused_by_name(host, tmp_path, model, kind, parts):
+    fits = layer_of("lora_unet_conv_in", {"diff_b": ["O"]}, (32,))
+    save_file({**fits, **layer_of(LAYERS[kind], parts, shape_of(model, kind))}, tmp_path / "lora.safetensors")
+    with pytest.raises(CheckpointError, match=rf"{LAYERS[kind]}|is \[0, \d+\]; a matrix") as refused:
+        host.apply_lora(model, tmp_path / "lora.safetensors")
+    assert "conv_in" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("tensors", "settings", "words"), [row[1:] for row in BAD_NAMES], ids=[row[0] for row in BAD_NAMES])
+def test_strengths_that_are_no_numbers_are_refused(host, tmp_path, model, tensors, settings, words):
+    path = tmp_path / "adapter_model.safetensors"
+    save_file(tensors, path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings or {}))
+    with pytest.raises(CheckpointError, match=words):
+        host.apply_lora(model, path)
+
+
+def test_files_that_change_nothing_or_a_weight_twice_are_refused(host, tmp_path, model):
+    path = tmp_path / "lora.safetensors"
+    save_file({}, path)
+    with pytest.raises(CheckpointError, match="it holds no tensors"):
+        host.apply_lora(model, path)
+    save_file({"lora_unet_conv_in.diff_b": torch.ones(32), "diffusion_model.input_blocks.0.0.diff_b": torch.ones(32)}, path)
+    with pytest.raises(CheckpointError, match="change the same weight as another"):
         host.apply_lora(model, path)

@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import pytest
 
-from digseg_nodes.core.lora_fit import does_not_fit, half_pairs, wrong_shapes
+from digseg_nodes.core.errors import CheckpointError
+from digseg_nodes.core.lora_fit import check_not_empty, does_not_fit, faults
+from digseg_nodes.core.lora_names import to_kohya
+from tests.bad_loras import BAD_NAMES, FIT, UNFIT, layer_of
 
-
-def pair(layer: str, out: int, rank: int, into: int) -> dict[str, torch.Tensor]:
-    return {f"{layer}.lora_down.weight": torch.zeros(rank, into), f"{layer}.lora_up.weight": torch.zeros(out, rank)}
-
-
-def test_half_a_pair():
-    whole, half = pair("lora_unet_a", 8, 2, 6), pair("lora_unet_b", 8, 2, 6)
-    del half["lora_unet_b.lora_up.weight"]
-    assert list(half_pairs(whole | half)) == ["lora_unet_b"]
+SHAPES = {"linear": (24, 6), "conv": (24, 6, 3, 3), "norm": (24,)}
 
 
-def test_pairs_that_multiply_to_another_shape():
-    lora = pair("lora_unet_a", 8, 2, 6) | pair("lora_unet_b", 8, 2, 7)
-    weights = {"a.weight": torch.zeros(8, 6), "b.weight": torch.zeros(8, 6, 3, 3)}
-    targets = {"lora_unet_a": "a.weight", "lora_unet_b": "b.weight"}
-    assert list(wrong_shapes(lora, targets, weights)) == [("lora_unet_b", (8, 7), (8, 6))]
+def found(kind: str, parts: dict) -> dict[str, str]:
+    """The faults of one layer of a kind."""
+    bias = {"lora_unet_a": (24,)} if kind != "linear" else {}
+    return faults(layer_of("lora_unet_a", parts, SHAPES[kind]), {"lora_unet_a": SHAPES[kind]}, bias)
+
+
+@pytest.mark.parametrize(("kind", "parts"), [row[1:] for row in FIT], ids=[row[0] for row in FIT])
+def test_what_changes_a_layer(kind, parts):
+    assert found(kind, parts) == {}
+
+
+@pytest.mark.parametrize(("kind", "parts"), [row[1:] for row in UNFIT], ids=[row[0] for row in UNFIT])
+def test_what_changes_none_is_named_with_its_shapes(kind, parts):
+    words = found(kind, parts)["lora_unet_a"]
+    assert f"on a weight of {list(SHAPES[kind])}" in words and all(name in words for name in parts)
+
+
+@pytest.mark.parametrize(("tensors", "settings", "words"), [row[1:] for row in BAD_NAMES], ids=[row[0] for row in BAD_NAMES])
+def test_strengths_that_are_no_numbers(tensors, settings, words):
+    with pytest.raises(CheckpointError, match=words) as refused:
+        to_kohya(tensors, peft_config=settings)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
+
+
+def test_a_file_without_tensors():
+    with pytest.raises(CheckpointError, match=r"a\.safetensors is no LoRA: it holds no tensors"):
+        check_not_empty({}, None, "a.safetensors")
+    check_not_empty({}, "a mask decoder", "a.safetensors")
 
 
 def test_a_long_list_is_cut():
