@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from digseg_nodes.core.checkpoint import CheckpointError, write_safetensors
 from digseg_nodes.core.foreign import describe_not_safetensors
+from digseg_nodes.core.lora_fit import check_not_empty, does_not_fit, faults
 from digseg_nodes.core.lora_names import adapter_settings, kohya_layer, layers_of, to_kohya
 from digseg_nodes.core.mask_decoder import LORA_CONFIG, PREFIX, MaskDecoder, split_lora
 from digseg_nodes.core.untrusted import check_header
@@ -59,6 +60,7 @@ def read_lora(path: Path) -> tuple[dict[str, Tensor], MaskDecoder | None]:
     except SafetensorError as error:
         raise CheckpointError(describe_not_safetensors(path, error)) from error
     tensors, decoder = split_lora(tensors, metadata or {}, path.name)
+    check_not_empty(tensors, decoder, path.name)
     try:
         return to_kohya(tensors, metadata, adapter_settings(path)), decoder
     except CheckpointError as error:
@@ -69,8 +71,18 @@ def merge_lora(unet: nn.Module, path: Path, strength: float = 1.0) -> MaskDecode
     """Add a LoRA file's product to a U-Net's weights: W + strength * alpha / rank * up @ down, with the alpha that the file, its
     metadata or peft's adapter_config.json beside it says, as the node takes it. Returns the mask decoder it carries, if any."""
     lora, decoder = read_lora(path)
-    modules = {kohya_layer(f"unet.{name}"): module for name, module in unet.named_modules()}
-    for layer, names in layers_of(lora).items():
+    modules = {kohya_layer(f"unet.{name}"): module for name, module in unet.named_modules() if hasattr(module, "weight")}
+    _check_layers(path, lora, modules)
+    for layer in layers_of(lora):
+        with torch.no_grad():
+            modules[layer].weight += strength * _product(lora, layer).view_as(modules[layer].weight)
+    return decoder
+
+
+def _check_layers(path: Path, lora: dict[str, Tensor], modules: dict[str, nn.Module]) -> None:
+    """CheckpointError, naming them, for layers that are not the U-Net's, are no plain LoRA, or have other shapes."""
+    layers = layers_of(lora)
+    for layer, names in layers.items():
         if layer not in modules:
             raise CheckpointError(f"{path} changes {layer}, which the U-Net does not have. It was made for another model.")
         if other := sorted({name.removeprefix(layer) for name in names} - MERGED):
@@ -78,9 +90,10 @@ def merge_lora(unet: nn.Module, path: Path, strength: float = 1.0) -> MaskDecode
                 f"{path} changes {layer} by {', '.join(other)}; only plain LoRAs ({', '.join(sorted(MERGED))}) can be "
                 "merged here. Use it with the node Load DiGSeg LoRA."
             )
-        with torch.no_grad():
-            modules[layer].weight += strength * _product(lora, layer).view_as(modules[layer].weight)
-    return decoder
+    wrong = faults(lora, {layer: tuple(modules[layer].weight.shape) for layer in layers}, {})
+    if wrong:
+        listed = [f"{layer} ({what})" for layer, what in sorted(wrong.items())]
+        raise CheckpointError(does_not_fit(path, listed, len(layers), "cannot be applied"))
 
 
 def _product(lora: dict[str, Tensor], layer: str) -> Tensor:
