@@ -84,3 +84,14 @@ def test_the_published_sizes_have_the_published_names():
         unets = [UNet2DConditionModel.from_config(c) for c in single_file.STABLE_DIFFUSION_UNETS.values()]
     assert sum(p.numel() for p in vae.parameters()) == 83_653_863
     assert [sum(p.numel() for p in unet.parameters()) // 1_000_000 for unet in unets] == [859, 865]
+
+
+@pytest.mark.parametrize("lost", ["token_embedding.weight", "transformer.resblocks.0.attn.in_proj_bias"])
+def test_an_incomplete_openclip_is_named(base, lost):
+    original = open_base(base)
+    parts = openclip_parts(original.state_dict("text_encoder"))
+    tensors = {name.removeprefix(single_file.OPENCLIP_PREFIX): tensor for name, tensor in parts.items()}
+    assert single_file.from_openclip(tensors, 1)
+    del tensors[lost]
+    with pytest.raises(CheckpointError, match=f"OpenCLIP.* lacks {lost}"):
+        single_file.from_openclip(tensors, 1)

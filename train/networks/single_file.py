@@ -105,7 +105,16 @@ def open_vae_file(path: Path) -> Checkpoint | None:
 
 
 def from_openclip(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """OpenCLIP's text tower in transformers' names, its first `layers` layers."""
+    """OpenCLIP's text tower in transformers' names, its first `layers` layers; CheckpointError for one that lacks something."""
+    try:
+        return _renamed_openclip(tensors, layers)
+    except KeyError as error:
+        raise CheckpointError(
+            f"The base's text encoder (OpenCLIP) lacks {error.args[0]}; the file was cut or edited. Download it again."
+        ) from error
+
+
+def _renamed_openclip(tensors: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     out = {ours: tensors[theirs] for theirs, ours in _OPENCLIP_ENDS.items()}
     for number in range(layers):
         theirs, ours = f"transformer.resblocks.{number}.", f"encoder.layers.{number}."
