@@ -1,12 +1,14 @@
 """Real pictures: nuclei under the microscope (BBBC038, the 2018 Data Science Bowl; CC0), DiGSeg beside a specialist.
 
+    python train/experiments/nuclei.py prepare DOWNLOAD --out FOLDER
     python train/experiments/nuclei.py split FOLDER --out output/nuclei [--pictures 50]
     python train/finetune.py --config train/configs/nuclei.yaml data=output/nuclei/data.yaml
     python train/experiments/nuclei.py specialist output/nuclei/data.yaml --steps 1200 --report output/nuclei/specialist.json
     python train/experiments/nuclei.py score output/nuclei/data.yaml --checkpoint output/runs/nuclei/digseg.safetensors \\
         --components digseg_nodes/models/digseg-demo.safetensors --report output/nuclei/digseg.json
 
-FOLDER holds images/*.png, masks/nucleus/*.png, instances/*.png (16 bit, the number of the nucleus) and index.csv (name, kind).
+DOWNLOAD is stage1_train.zip, unpacked: <id>/images/<id>.png and <id>/masks/*.png, a file per nucleus. FOLDER holds images/*.png,
+masks/nucleus/*.png, instances/*.png (16 bit, the number of the nucleus) and index.csv (name, kind and more).
 Every kind of picture is split alike: a fifth for the test, a sixteenth for validation. Scores: IoU pooled over the pixels of a
 kind, and F1 of objects (connected parts against true nuclei, matched at an IoU above 0.5, the lowest of the Bowl's thresholds).
 """
@@ -15,11 +17,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -34,12 +38,109 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from digseg_nodes.core.files import write_text
+from train.data.annotated import some
+from train.data.base import DataError
+from train.data.instances import instance_folders
+from train.data.labelled import wrong_size
+from train.data.marks import read_mask
+from train.data.names import images_below
+from train.data.pixels import read_photo
 from train.experiments.specialist import PatchUNet, fit
+from train.settings import command
 
 PARTS = ("test", "validation", "train")
 SMALLEST = 16
 """Connected parts of fewer pixels count as no object."""
+LIGHT, COLOURED = 100, 6
+"""Mean brightness from which a picture is no fluorescence, mean spread of its channels from which it is stained; both of 255."""
 Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+def prepare(download: Path, out: Path) -> str:
+    """Write the folder that `split` and `score` read, all of it or nothing; returns a sentence. DataError for another download
+    and for an `out` that is not empty."""
+    out = out.resolve()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError(f"{out} is there already and no empty folder; expected a new or an empty one. Name another --out.")
+    pictures = downloaded(download)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as work:
+        made = Path(work) / "made"
+        for part in ("images", "masks/nucleus", "instances"):
+            (made / part).mkdir(parents=True)
+        rows = [
+            {"name": f"{number:03d}", **write_picture(made, f"{number:03d}", *files), "id": files[0].parents[1].name}
+            for number, files in enumerate(tqdm(pictures, unit="picture", desc="prepare"))
+        ]
+        write_index(made, rows)
+        if out.exists():
+            out.rmdir()
+        made.rename(out)
+    unused = sum(len(masks) for _, masks in pictures) - sum(row["nuclei"] for row in rows)
+    note = f"; {unused} masks have no pixel of their own and count as no nucleus" if unused else ""
+    return f"wrote {len(rows)} pictures with {sum(row['nuclei'] for row in rows)} nuclei to {out}{note}"
+
+
+def downloaded(download: Path) -> list[tuple[Path, list[Path]]]:
+    """(picture, masks) of every folder of the unpacked download, by its name; DataError where one has no masks."""
+    try:
+        folders = instance_folders(download)
+    except DataError as error:
+        raise DataError(f"{error} Unpack stage1_train.zip and name the folder that holds the <id> folders.") from error
+    files = [(images_below(folder / "images"), images_below(folder / "masks")) for folder in folders]
+    for folder, (photos, _) in zip(folders, files, strict=True):
+        if len(photos) != 1:
+            raise DataError(f"{folder / 'images'} holds {len(photos)} images; expected one. Unpack the download anew.")
+    bare = [folder.name for folder, (_, masks) in zip(folders, files, strict=True) if not masks]
+    if bare:
+        raise DataError(
+            f"{len(bare)} of {len(folders)} pictures in {download} have no masks: {some(bare)}; expected <id>/masks/*.png, one "
+            "file per nucleus. Take stage1_train (stage1_test comes without), or remove these folders."
+        )
+    return [(photos[0], masks) for photos, masks in files]
+
+
+def write_picture(folder: Path, name: str, photo: Path, masks: list[Path]) -> dict:
+    """Write picture, mask and numbers of one photo; returns what index.csv says of them."""
+    picture = read_photo(photo)
+    numbers = numbered(masks, photo, picture.shape[:2])
+    Image.fromarray(picture).save(folder / f"images/{name}.png")
+    Image.fromarray((numbers > 0).astype(np.uint8) * 255).save(folder / f"masks/nucleus/{name}.png")
+    Image.fromarray(numbers).save(folder / f"instances/{name}.png")
+    height, width = numbers.shape
+    area = round(float((numbers > 0).mean()), 4)
+    return {"kind": kind(picture), "width": width, "height": height, "nuclei": int(numbers.max()), "area": area}
+
+
+def numbered(masks: list[Path], photo: Path, size: tuple[int, int]) -> np.ndarray:
+    """Numbers uint16 [H,W] from 1 in the order of the files; where two overlap, the first has the pixel. One without a pixel
+    of its own gets no number."""
+    numbers = np.zeros(size, np.uint16)
+    count = 0
+    for path in masks:
+        mask = read_mask(path)[0]
+        if mask.shape != size:
+            raise wrong_size(path, mask.shape, photo, size)
+        own = mask & (numbers == 0)
+        count += bool(own.any())
+        numbers[own] = count
+    return numbers
+
+
+def kind(picture: np.ndarray) -> str:
+    """What a picture uint8 [H,W,3] seems to be: a dark one is fluorescence, a light one stained if it has colour."""
+    if picture.mean() < LIGHT:
+        return "fluorescence"
+    return "stained_purple" if np.ptp(picture, axis=2).mean() >= COLOURED else "brightfield_grey"
+
+
+def write_index(folder: Path, rows: list[dict]) -> None:
+    """Write index.csv."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "index.csv", text.getvalue())
 
 
 def split(folder: Path, out: Path, pictures: int | None, seed: int = 0) -> Path:
@@ -52,8 +153,8 @@ def split(folder: Path, out: Path, pictures: int | None, seed: int = 0) -> Path:
         np.random.default_rng(seed).shuffle(members)
         test, validation = round(len(members) / 5), max(2, round(len(members) / 16))
         cut = np.split(np.array(members), [test, test + validation])
-        for part, some in zip(PARTS, cut, strict=True):
-            names[part] += some.tolist()
+        for part, chosen in zip(PARTS, cut, strict=True):
+            names[part] += chosen.tolist()
     np.random.default_rng(seed).shuffle(names["train"])
     names["train"] = names["train"][:pictures]
     data = {
@@ -196,6 +297,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_subparsers(dest="what", required=True)
+    one = what.add_parser("prepare", help="make the folder that the others read from the download")
+    one.add_argument("download", type=Path, help="stage1_train.zip, unpacked")
+    one.add_argument("--out", type=Path, required=True, help="a new folder")
     one = what.add_parser("split", help="write lists and data.yaml")
     one.add_argument("folder", type=Path)
     one.add_argument("--out", type=Path, required=True)
@@ -219,7 +323,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(line: list[str] | None = None) -> None:
     """Parse the command line and do it."""
-    arguments = make_parser().parse_args(line)
+    parser = make_parser()
+    arguments = parser.parse_args(line)
+    command.run(parser.prog, lambda: perform(arguments), arguments)
+
+
+def perform(arguments: argparse.Namespace) -> None:
+    """Do what a command line asks for."""
+    if arguments.what == "prepare":
+        print(prepare(arguments.download, arguments.out))
+        return
     if arguments.what == "split":
         print(f"wrote {split(arguments.folder, arguments.out, arguments.pictures)}")
         return
