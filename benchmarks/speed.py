@@ -32,9 +32,11 @@ from tests.parity.builders import SCHEDULERS, reference_ddim  # noqa: E402
 MODELS = ROOT / "digseg_nodes" / "models"
 PROMPTS, PIPELINE_STEPS, SIDE, SMALL_SIDE, MANY = 8, 4, 256, 128, 64
 PHOTO, MEMORY_COUNTS = (1024, 1024), (8, 64)  # one chunk and eight, on a CPU
-SD21_ROUNDS, TRAINING_ROUNDS, SD21_GIB = 3, 3, 12
+SD21_ROUNDS, TRAINING_ROUNDS, SD21_GIB, GPU_ITEMS = 3, 3, 12, 32
 THINGS = [f"{colour} {shape}" for colour in ("red", "blue", "green", "white") for shape in ("circle", "star", "square", "ring")]
 Work = Callable[[], object]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where everything but the photo lies: on a GPU where there is one."""
 
 
 def timed(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
@@ -42,20 +44,29 @@ def timed(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
     seconds = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
-            wait_for_device()
-            started = time.perf_counter()
-            work()
-            wait_for_device()
+            took = seconds_on_gpu(work) if DEVICE.type == "cuda" else seconds_on_cpu(work)
             if number:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(took)
         print(f"round {number} of {rounds}: " + ", ".join(f"{n} {t[-1]:.2f} s" for n, t in seconds.items() if t), flush=True)
     return seconds
 
 
-def wait_for_device() -> None:
-    """Until a GPU has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def seconds_on_cpu(work: Work) -> float:
+    """By the clock."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def seconds_on_gpu(work: Work) -> float:
+    """From when the GPU begins to when it has done what it was given, by its own events; waiting for the CPU counts."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000
 
 
 def ratio(over: list[float], under: list[float], what: str, scale: float = 1.0) -> dict:
@@ -86,7 +97,7 @@ def pipeline(networks, photo, count: int) -> Work:
     from train.networks.bases import decode_latents, encode_pixels
     from train.networks.text_encoding import encode_texts
 
-    pixels = photo.movedim(-1, 1) * 2 - 1
+    pixels = (photo.movedim(-1, 1) * 2 - 1).to(DEVICE)
     texts = [prompt.wordings for prompt in prompts(count)]
 
     def run() -> None:
@@ -103,20 +114,25 @@ def bare_calls(engine, photo, count: int) -> Work:
     """The same network calls as `ours` with the guided decoder, as many items in each, without anything around them."""
     model, clip, vae = engine.model.model, engine.clip, engine.vae.first_stage_model
     decoder = engine.mask_decoder.patcher.model
-    pixels = photo.movedim(-1, 1) * 2 - 1
-    timestep = torch.tensor([999.0])
+    pixels, timestep = (photo.movedim(-1, 1) * 2 - 1).to(DEVICE), torch.tensor([999.0], device=DEVICE)
 
     def run() -> None:
         words = [clip.encode_from_tokens(clip.tokenize(one.wordings[0], disable_weights=True)) for one in prompts(count)]
-        image = vae.encode(pixels)
-        features = decoder.photo_features(pixels)
-        x = torch.cat([torch.zeros_like(image), image * SCALING_FACTOR], 1)
-        for text in torch.cat(words)[:, :77].split(engine.sample_chunk(tuple(image.shape[2:]))):
+        image = vae.encode(like(pixels, vae))
+        features = decoder.photo_features(like(pixels, decoder))
+        x = like(torch.cat([torch.zeros_like(image), image * SCALING_FACTOR], 1), model.diffusion_model)
+        for text in like(torch.cat(words)[:, :77], model.diffusion_model).split(engine.sample_chunk(tuple(image.shape[2:]))):
             latents = model.diffusion_model(x.expand(len(text), -1, -1, -1), timestep.expand(len(text)), context=text)
             for latent in latents.split(1):
-                decoder(latent, features).sigmoid()
+                decoder(like(latent, decoder), features).sigmoid()
 
     return run
+
+
+def like(tensor, module):
+    """A tensor on the device and in the precision of a network's weights."""
+    weight = next(module.parameters())
+    return tensor.to(weight.device, weight.dtype)
 
 
 def with_default_decoder(checkpoint: Path, target: Path) -> Path:
@@ -145,7 +161,7 @@ def measure_demo(rounds: int) -> dict:
     from train.networks.bases import load_networks
 
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        engine, networks = demo_engine(Path(folder)), load_networks(MODELS / "digseg-demo.safetensors").eval()
+        engine, networks = demo_engine(Path(folder)), on_device(load_networks(MODELS / "digseg-demo.safetensors").eval())
         photo = torch.rand(1, SMALL_SIDE, SMALL_SIDE, 3)
         engine_works = {
             "guided": ours(engine, photo, PROMPTS, "guided"),
@@ -175,7 +191,14 @@ def sd21_networks():
     unet, vae, text = (module.float().requires_grad_(False) for module in made[:3])
     decoder = MaskDecoder().eval().requires_grad_(False)
     config = replace(made.config, initial_noise="zero", default_steps=1, mask_decoder=decoder.config.to_dict())
-    return Networks(unet, vae, text, config, decoder).eval()
+    return on_device(Networks(unet, vae, text, config, decoder).eval())
+
+
+def on_device(networks):
+    """The same networks, moved to DEVICE."""
+    for module in filter(None, (networks.unet, networks.vae, networks.text_encoder, networks.mask_decoder)):
+        module.to(DEVICE)
+    return networks
 
 
 def measure_sd21(rounds: int) -> dict:
@@ -185,7 +208,8 @@ def measure_sd21(rounds: int) -> dict:
 
     networks = sd21_networks()
     latent = SIDE // 8
-    engine, photo = DiffusersEngine(networks, sampled_at_once_on_cpu(latent, latent)), torch.rand(1, SIDE, SIDE, 3)
+    at_once = GPU_ITEMS if DEVICE.type == "cuda" else sampled_at_once_on_cpu(latent, latent)
+    engine, photo = DiffusersEngine(networks, at_once), torch.rand(1, SIDE, SIDE, 3)
     with torch.inference_mode():
         works = {
             "guided": ours(engine, photo, PROMPTS, "guided"),
@@ -233,9 +257,9 @@ def training_step(networks, guided: bool) -> Work:
     own = {"mask_decoder": {}} if guided else {}
     data = DataConfig(validation=[{"type": "demo"}])  # never opened: the batch is random
     config = TrainConfig(base="base", data=data, output="run", objective="end_to_end", **own)
-    loss = make_loss(config, networks.vae, networks.alpha_bar, networks.config.prediction_type)
+    loss = make_loss(config, networks.vae, networks.alpha_bar.to(DEVICE), networks.config.prediction_type)
     modules = {"unet": networks.unet, "mask_decoder": networks.mask_decoder}
-    batch = random_batch(networks.config.unet["cross_attention_dim"])
+    batch = random_batch(networks.config.unet["cross_attention_dim"]).to(DEVICE)
 
     def run() -> None:
         loss(modules, batch).backward()
@@ -263,7 +287,7 @@ def taesd() -> Work:
     """One decode of TAESD's architecture."""
     from diffusers import AutoencoderTiny
 
-    vae, latent = AutoencoderTiny().eval(), torch.zeros(1, 4, SIDE // 8, SIDE // 8)
+    vae, latent = AutoencoderTiny().eval().to(DEVICE), torch.zeros(1, 4, SIDE // 8, SIDE // 8, device=DEVICE)
     return lambda: vae.decode(latent)
 
 
@@ -271,9 +295,9 @@ def clipseg(photo) -> Work:
     """CLIPSeg's architecture with random weights on the same photo and as many prompts, tokens given."""
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
-    model = CLIPSegForImageSegmentation(CLIPSegConfig()).eval()
-    pixels = torch.nn.functional.interpolate(photo.movedim(-1, 1), size=(352, 352)).expand(PROMPTS, -1, -1, -1)
-    ids = torch.full((PROMPTS, 77), 49407)
+    model = CLIPSegForImageSegmentation(CLIPSegConfig()).eval().to(DEVICE)
+    pixels = torch.nn.functional.interpolate(photo.movedim(-1, 1), size=(352, 352)).expand(PROMPTS, -1, -1, -1).to(DEVICE)
+    ids = torch.full((PROMPTS, 77), 49407, device=DEVICE)
     return lambda: model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids))
 
 
