@@ -349,7 +349,7 @@ def test_steps_are_not_lost_when_the_validation_fails(config_file, monkeypatch):
         raise RuntimeError("out of memory")
 
     trainer = Trainer(load_config(config_file, ["steps=8", "validation.every=5", "checkpoints.every=100"]))
-    monkeypatch.setattr("train.learning.validator.predict", out_of_memory)
+    monkeypatch.setattr("train.learning.validator.sample_masks", out_of_memory)
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.run()
     assert latest_state(trainer.config.output / "checkpoints").name.startswith("step-00000005")
