@@ -11,6 +11,7 @@ from collections.abc import Sequence
 LONGEST = 120
 """Bytes of a made name in UTF-8; file systems take 255, and suffixes and temporary names come on top."""
 LONGEST_PREFIX = 1000
+"""Letters of a path below the output folder; file systems take 4,096 bytes of a whole path."""
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .choices import check_choice
 from .prompts import parse_line, tidy
-from .wired import check_numbers, check_picture
+from .wired import check_numbers
 
 MODES = ("hard", "soft")
 IF_EMPTY = (EMPTY_MASK, WHOLE_PICTURE, SKIP) = ("empty mask", "whole picture", "skip")
@@ -179,6 +179,7 @@ def as_frames(mask: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name} has the shape {shape}; a MASK is [frames, height, width].")
     if not mask.numel():
         raise ValueError(f"{name} holds no mask at all, its shape is {shape}: the node it comes from found nothing.")
+    mask = mask.float() if mask.dtype == torch.bool else mask
     check_numbers(name, mask, "numbers from 0 to 1 are expected")
     return mask
 
@@ -193,8 +194,6 @@ def as_masks(masks: Masks | None, mask: Tensor | None, image: Tensor | None) -> 
         raise ValueError(f"{'Neither' if mask is None else 'Both'} masks and mask are connected; connect one of the two.")
     if masks is not None:
         return masks
-    if image is not None:
-        check_picture(image)
     soft = as_frames(mask, "mask").float().cpu().clamp(0.0, 1.0)  # [B,H,W]
     photo = torch.zeros(*soft.shape, 3) if image is None else image[..., :3].float().cpu()
     if photo.shape[1:3] != soft.shape[1:] or len(photo) not in (1, len(soft)):
@@ -210,7 +209,6 @@ def of_photo(masks: Masks | None, mask: Tensor | None, image: Tensor, name: str)
 
     ValueError when the photo has another size or number of frames, or the MASK no name.
     """
-    check_picture(image)
     if masks is None:
         label = " ".join(name.split())
         if not label:

@@ -16,6 +16,7 @@ from .choices import check_choice
 from .masks import EMPTY_MASK, IF_EMPTY, SKIP, WHOLE_PICTURE, Choice
 
 MOST_OBJECTS = 5000
+"""Each is a mask of the whole picture."""
 SORTS = ("size", "score", "left", "top", "centre")
 CONNECTIVITIES = ("8", "4")
 
@@ -82,11 +83,11 @@ def split_objects(choice: Choice, settings: ObjectSettings) -> list[FoundObject]
         for frame in range(len(soft)):
             values = soft[frame].detach().float().cpu().numpy()
             objects += _split(values, hard[frame].cpu().numpy() > 0, label, frame, settings)
-            check_count(len(objects))
+            _check_count(len(objects))
     return sorted(objects, key=lambda item: item.frame)  # stable: within a frame the prompts' order stays
 
 
-def check_count(count: int) -> None:
+def _check_count(count: int) -> None:
     """Raises ValueError for more objects than masks of them can be had."""
     if count > MOST_OBJECTS:
         raise ValueError(

@@ -17,11 +17,11 @@ def check_picture(image: object) -> None:
 
 
 def check_numbers(what: str, tensor: Tensor, expected: str) -> None:
-    """Raises ValueError for a tensor that is sparse, or holds whole numbers, NaN or infinite ones; booleans are numbers."""
+    """Raises ValueError for a tensor that is sparse, or holds anything but finite floating-point numbers."""
     found = ""
     if tensor.layout is not torch.strided:
         found = "a sparse tensor"
-    elif not tensor.is_floating_point() and tensor.dtype != torch.bool:
+    elif not tensor.is_floating_point():
         found = f"{tensor.dtype} values"
     elif not torch.isfinite(tensor).all():
         found = "values that are no numbers (NaN or infinite)"

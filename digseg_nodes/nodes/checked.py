@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..core.encoded import EncodedImage, EncodedPrompts
 from ..core.masks import Masks
-from ..core.wired import check_conditioning, check_latent, check_picture, check_sampler, check_sigmas
+from ..core.wired import check_conditioning, check_latent, check_picture, check_sampler
 from .types import DigsegImage, DigsegMasks, DigsegPrompts
 
 OWN_TYPES = {
@@ -21,11 +21,10 @@ OWN_TYPES = {
 HOST_TYPES = {
     "IMAGE": check_picture,
     "LATENT": check_latent,
-    "SIGMAS": check_sigmas,
     "SAMPLER": check_sampler,
     "CONDITIONING": check_conditioning,
 }
-"""ComfyUI's own types, and what raises ValueError for a value that is none of them."""
+"""ComfyUI's own types, and what raises ValueError for other values; core checks MASK and SIGMAS where it reads them."""
 FILE_LISTS = ("checkpoint", "lora")
 """Lists of files, which host.py looks up afresh."""
 LONGEST_TEXT = 1_000_000

@@ -27,7 +27,7 @@ MAKE = {
     "inf image": lambda: torch.full((1, 64, 64, 3), float("inf")), "bytes": lambda: torch.zeros(1, 64, 64, 3, dtype=torch.uint8),
     "no batch": lambda: torch.zeros(64, 64, 3), "no frames": lambda: torch.zeros(0, 64, 64, 3),
     "no height": lambda: torch.zeros(1, 0, 64, 3), "five channels": lambda: torch.zeros(1, 64, 64, 5),
-    "two channels": lambda: torch.zeros(1, 64, 64, 2), "sparse mask": lambda: torch.zeros(1, 64, 64).to_sparse(),
+    "two channels": lambda: torch.zeros(1, 64, 64, 2), "yes and no": lambda: torch.ones(1, 64, 64, 3, dtype=torch.bool), "sparse mask": lambda: torch.zeros(1, 64, 64).to_sparse(),
     "nan mask": lambda: torch.full((1, 64, 64), float("nan")), "byte mask": lambda: torch.full((1, 64, 64), 200, dtype=torch.uint8),
     "noise mask": lambda: (torch.rand(1, 256, 256, generator=torch.Generator().manual_seed(0)) > 0.6).float(),
     "no samples": lambda: {"noise_mask": None}, "list samples": lambda: {"samples": [1]},
@@ -54,7 +54,7 @@ NODE_CLASS_MAPPINGS = {"OddValue": OddValue}
 IMAGES = {
     "none": "image is a NoneType", "list": "image is a list", "text": "image is a str", "dict": "image is a dict",
     "tensor": "image has the shape", "sparse": "a sparse tensor", "nan image": r"no numbers \(NaN or infinite\)",
-    "inf image": r"no numbers \(NaN or infinite\)", "bytes": "torch.uint8 values", "no batch": "image has the shape",
+    "inf image": r"no numbers \(NaN or infinite\)", "bytes": "torch.uint8 values", "yes and no": "torch.bool values", "no batch": "image has the shape",
     "no frames": "none of them empty", "no height": "none of them empty", "five channels": "image has the shape",
 }  # fmt: skip
 NUMBERS = {
@@ -147,7 +147,7 @@ WIRES = [
     *((name, wire, kind, words) for name, wire in (("DiGSegSplitObjects", "mask"), ("DiGSegCompareMasks", "prediction")) for kind, words in MASK_WORDS.items()),
     ("DiGSegSplitObjects", "mask", "noise mask", "5000 at most"),
     *(("DiGSegSampler", "sigmas", kind, words) for kind, words in SIGMA_WORDS.items()),
-    *(("DiGSegSampler", "sampler", kind, "use|SAMPLER of a node") for kind in ("one", "text", "dict")),
+    *(("DiGSegSampler", "sampler", kind, "SAMPLER of a node like KSamplerSelect") for kind in ("one", "text", "dict")),
     *(("DiGSegDecodeMasks", "masks", kind, words) for kind, words in LATENT_WORDS.items()),
     *(("DiGSegConditioning", "conditioning", kind, "CONDITIONING of CLIP Text Encode") for kind in ("none", "text", "list", "dict")),
     *(("DiGSegSemanticMap", "save_prefix", kind, words) for kind, words in {"long": "up to", "nul": "NUL", "list": "a text"}.items()),

@@ -10,6 +10,7 @@ from digseg_nodes.core.masks import (
     SKIP,
     WHOLE_PICTURE,
     Masks,
+    as_frames,
     empty_note,
     fill_empty,
     harden,
@@ -153,3 +154,10 @@ def test_an_empty_mask_stays_or_becomes_the_whole_picture_frame_by_frame():
     filled = fill_empty(hard, hard, WHOLE_PICTURE)
     assert filled[0].all() and torch.equal(filled[1], hard[1])
     assert empty_note(hard, SKIP) == "" and "skipped" in empty_note(hard * 0, SKIP)
+
+
+def test_a_mask_of_yes_and_no_is_a_mask():
+    yes = torch.tensor([[[True, False]]])
+    assert torch.equal(as_frames(yes, "mask"), torch.tensor([[[1.0, 0.0]]]))
+    with pytest.raises(ValueError, match=r"mask holds torch\.uint8 values"):
+        as_frames(yes.to(torch.uint8), "mask")
