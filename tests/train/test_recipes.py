@@ -15,6 +15,7 @@ RECIPES = sorted((Path(__file__).resolve().parents[2] / "train/configs/recipes")
 def test_recipes_are_valid_and_name_their_exam(path):
     config = load_config(path)
     assert config.data.train
+    assert config.objective == "end_to_end" and config.mask_decoder and config.end_to_end.loss == "mask"  # what docs recommend
     assert config.data.validation
     text = path.read_text(encoding="utf-8")
     (named,) = re.findall(r"exam.py --only ([\w ]+?)(?: --|\.|$)", text, flags=re.MULTILINE)

@@ -70,7 +70,7 @@ def test_a_wide_tolerance_reaches_as_far_as_a_square_of_it():
         assert torch.allclose(boundary_f(prediction, truth, tolerance), expected)
 
 
-def test_a_wide_tolerance_takes_no_longer_than_a_narrow_one():
+def test_a_wide_tolerance_takes_seconds():
     mask = (torch.rand(1, 1500, 1500, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     begun = time.process_time()
     boundary_f(mask, mask, 64)
